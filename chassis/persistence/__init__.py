@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, transactions, tenancy by row-level security, migrations."""

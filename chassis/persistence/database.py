@@ -1,0 +1,158 @@
+"""One transaction, one connection, one tenant context (laws 1, 4 and 5)."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Collection, Iterable
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+import structlog
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql import ClauseElement
+
+log = structlog.get_logger()
+
+OUTBOX_CHANNEL = "outbox"
+_DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+
+
+class Transaction:
+    """An open transaction on one connection. Statements take `$1` placeholders; plans are cached by text."""
+
+    def __init__(self, connection: "asyncpg.pool.PoolConnectionProxy[Any]", tenants: Collection[UUID]) -> None:
+        self._connection = connection
+        self.tenants = frozenset(tenants)
+        self.wrote_outbox = False
+
+    async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        """Run a statement and return its rows."""
+        rows: list[asyncpg.Record] = await self._connection.fetch(sql, *args)
+        return rows
+
+    async def fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None:
+        """Run a statement and return its first row, or None."""
+        return await self._connection.fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        """Run a statement and return the first column of its first row, or None."""
+        return await self._connection.fetchval(sql, *args)
+
+    async def execute(self, sql: str, *args: Any) -> str:
+        """Run a statement and return its command tag, as in `UPDATE 3`."""
+        tag: str = await self._connection.execute(sql, *args)
+        return tag
+
+    async def run(self, statement: ClauseElement) -> list[asyncpg.Record]:
+        """Run a SQLAlchemy Core statement, such as a list with filters of the caller's choice."""
+        compiled = statement.compile(
+            dialect=_DIALECT, compile_kwargs={"render_postcompile": True}
+        )
+        names: list[str] = compiled.positiontup or []  # type: ignore[attr-defined]
+        return await self.fetch(str(compiled), *(compiled.params[name] for name in names))
+
+    async def set_tenants(self, tenants: Iterable[UUID]) -> None:
+        """Confine the rest of the transaction to these tenants (the consumer role's context)."""
+        self.tenants = frozenset(tenants)
+        await self._connection.execute(f"set local app.tenant_ids = '{_joined(self.tenants)}'")
+
+    @contextlib.asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Undo what is done inside on an exception, and keep the transaction."""
+        async with self._connection.transaction():
+            yield
+
+
+def _joined(tenants: Iterable[UUID]) -> str:
+    # str() of a UUID holds hexadecimal digits and hyphens only, so it can stand inside a statement.
+    return ",".join(str(UUID(str(tenant))) for tenant in tenants)
+
+
+class Database:
+    """A pool of connections to a service's own database, as one of its roles."""
+
+    def __init__(self, url: str, *, pool_size: int = 10, application_name: str = "dotmac") -> None:
+        self._url = url
+        self._pool_size = pool_size
+        self._application_name = application_name
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._bell = asyncio.Event()
+        self._ringer: asyncio.Task[None] | None = None
+
+    async def connect(self) -> None:
+        """Open the pool; raises what asyncpg raises when the server can't be reached."""
+        self._pool = await asyncpg.create_pool(
+            self._url,
+            min_size=1,
+            max_size=self._pool_size,
+            init=_set_codecs,
+            server_settings={"application_name": self._application_name, "jit": "off"},
+        )
+        self._ringer = asyncio.create_task(self._ring(), name="outbox-bell")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._ringer:
+            self._ringer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ringer
+        if self._pool:
+            await self._pool.close()
+
+    def for_tenant(self, tenant: UUID) -> contextlib.AbstractAsyncContextManager[Transaction]:
+        """Open a transaction that sees one tenant's rows (the API's role)."""
+        return self._transaction(f"begin; set local app.tenant_id = '{_joined([tenant])}'", [tenant])
+
+    def for_tenants(self, tenants: Collection[UUID]) -> contextlib.AbstractAsyncContextManager[Transaction]:
+        """Open a transaction that sees these tenants' rows (the consumers' role)."""
+        return self._transaction(f"begin; set local app.tenant_ids = '{_joined(tenants)}'", tenants)
+
+    def unscoped(self) -> contextlib.AbstractAsyncContextManager[Transaction]:
+        """Open a transaction without a tenant: guarded rows are invisible to it."""
+        return self._transaction("begin", [])
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, opening: str, tenants: Collection[UUID]) -> AsyncIterator[Transaction]:
+        if self._pool is None:
+            raise RuntimeError("the database is not connected: await connect() first")
+        async with self._pool.acquire() as connection:
+            await connection.execute(opening)  # one round trip for both statements
+            transaction = Transaction(connection, tenants)
+            try:
+                yield transaction
+            except BaseException:
+                with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    await connection.execute("rollback")
+                raise
+            await connection.execute("commit")
+        if transaction.wrote_outbox:
+            self._bell.set()
+
+    async def _ring(self) -> None:
+        """Wake the relay after commits: many commits, one NOTIFY, and never inside a business transaction,
+        where it would take a lock across the whole cluster."""
+        while True:
+            await self._bell.wait()
+            self._bell.clear()
+            try:
+                assert self._pool is not None
+                async with self._pool.acquire() as connection:
+                    await connection.execute(f"notify {OUTBOX_CHANNEL}")
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                # The relay polls as well, so a lost wake-up only delays.
+                log.warning("outbox_bell_failed", error=str(error))
+
+    async def ping(self) -> None:
+        """Answer, or raise, within two seconds."""
+        if self._pool is None:
+            raise RuntimeError("the database is not connected")
+        async with asyncio.timeout(2):
+            await self._pool.fetchval("select 1")
+
+
+async def _set_codecs(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads, schema="pg_catalog"
+        )

@@ -1,0 +1,63 @@
+"""What every service's migrations say of every table: who may do what, to which tenant's rows (law 5)."""
+
+from alembic import op
+
+_API = "tenant_id = (select nullif(current_setting('app.tenant_id', true), '')::uuid)"
+# nullif: after a transaction the setting is '' rather than null. The sub-selects are evaluated once a statement.
+_CONSUMER = (
+    "tenant_id = any((select string_to_array(nullif(current_setting('app.tenant_ids', true), ''), ',')"
+    "::uuid[])::uuid[])"
+)
+_PLATFORM = (
+    "(select nullif(current_setting('app.tenant_id', true), '')::uuid) = '00000000-0000-0000-0000-000000000000'::uuid"
+)
+
+
+def service_name() -> str:
+    """Return the service whose database is being migrated, from its name, `dotmac_<service>`."""
+    name: str = op.get_bind().exec_driver_sql("select current_database()").scalar_one()
+    return service_of_database(name)
+
+
+def service_of_database(name: str) -> str:
+    """Return `customer` for `dotmac_customer`, or for a copy of it such as `dotmac_customer__x`."""
+    return name.removeprefix("dotmac_").split("__")[0]
+
+
+def guard(table: str, *, platform_reads: bool = False, worker_reads: bool = False) -> None:
+    """Force row-level security on a table with a `tenant_id`, and grant it to the API and consumer roles.
+
+    platform_reads: the platform's own tenant administers every tenant's rows of this table.
+    worker_reads: consumers may look for work in it across tenants before they take up a tenant's context.
+    """
+    service = service_name()
+    api, consumer = f"{service}_api", f"{service}_consumer"
+    condition = f"({_API}) or ({_PLATFORM})" if platform_reads else _API
+    op.execute(f"alter table {table} enable row level security")
+    op.execute(f"alter table {table} force row level security")
+    op.execute(f"create policy tenant on {table} to {api} using ({condition}) with check ({condition})")
+    op.execute(f"create policy tenants on {table} to {consumer} using ({_CONSUMER}) with check ({_CONSUMER})")
+    if worker_reads:
+        op.execute(f"create policy worker on {table} for select to {consumer} using (true)")
+    op.execute(f"grant select, insert, update, delete on {table} to {api}, {consumer}")
+
+
+def create_idempotency_table() -> None:
+    """Create the table of answers already given to an `Idempotency-Key`."""
+    op.execute(
+        """
+        create table idempotency_key (
+            tenant_id uuid not null,
+            principal text not null,
+            key text not null,
+            request_hash bytea not null,
+            status int,
+            headers jsonb,
+            body bytea,
+            created_at timestamptz not null default now(),
+            primary key (tenant_id, principal, key)
+        )
+        """
+    )
+    op.execute("create index idempotency_key_age on idempotency_key (tenant_id, created_at)")
+    guard("idempotency_key")

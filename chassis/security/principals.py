@@ -1,0 +1,16 @@
+"""Who is asking."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The subject of a verified token, the tenant it acts in, and what it may do there."""
+
+    subject: str
+    tenant_id: UUID
+    scopes: frozenset[str]
+    roles: tuple[str, ...]
+    expires_at: datetime
