@@ -1,0 +1,61 @@
+"""What a service is made of, and what its parts share while it runs."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from fastapi import APIRouter
+
+from chassis.clock import Clock
+from chassis.messaging.consumer import Subscription
+from chassis.persistence.database import Database
+from chassis.security.tokens import TokenVerifier
+from chassis.settings import Settings
+from chassis.worker import Worker
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running parts of a service: one database under two roles, a clock, and the token verifier."""
+
+    name: str
+    settings: Settings
+    db: Database
+    consumer_db: Database
+    clock: Clock
+    tokens: TokenVerifier
+    workers: dict[str, Worker] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The CloudEvents source of this service's events."""
+        return f"/services/{self.name}"
+
+    def wake(self, worker: str) -> None:
+        """Let a worker of this process look for work now; elsewhere its poll finds it."""
+        if worker in self.workers:
+            self.workers[worker].wake()
+
+
+def _nothing(_service: Service) -> Sequence[Subscription]:
+    return ()
+
+
+def _no_workers(_service: Service) -> Sequence[Worker]:
+    return ()
+
+
+async def _no_preparation(_service: Service) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Microservice:
+    """What a service's `app.py` states: its routes, its subscriptions, its workers. Nothing runs yet."""
+
+    name: str
+    title: str
+    routers: Sequence[APIRouter] = ()
+    subscriptions: Callable[[Service], Sequence[Subscription]] = _nothing
+    workers: Callable[[Service], Sequence[Worker]] = _no_workers
+    prepare: Callable[[Service], Awaitable[None]] = _no_preparation
+    """Runs once before the API answers, and must be idempotent."""
