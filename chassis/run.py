@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 import uvicorn
@@ -25,6 +26,7 @@ from chassis.persistence.database import Database
 from chassis.security.tokens import TokenVerifier
 from chassis.service import Microservice, Service
 from chassis.settings import Settings
+from chassis.worker import Worker
 
 log = structlog.get_logger()
 
@@ -32,13 +34,15 @@ ROLES = frozenset({"api", "consumer", "relay"})
 
 
 def main(module: str) -> None:
-    """Run the service whose `MICROSERVICE` is in `module`. A module that can't be imported ends the process."""
+    """Run the service whose `MICROSERVICE` is in `module`; a module that can't be imported ends the process."""
     try:
         microservice: Microservice = importlib.import_module(module).MICROSERVICE
     except Exception as error:
         traceback.print_exc()
         broken = _broken_module(error) or module
-        sys.exit(f"{module} does not start: the module {broken} can't be imported: {type(error).__name__}: {error}")
+        sys.exit(
+            f"{module} does not start: the module {broken} can't be imported: {type(error).__name__}: {error}"
+        )
     try:
         settings = Settings()
     except ValidationError as error:
@@ -72,7 +76,9 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
             name=microservice.name,
             settings=settings,
             db=Database(settings.database_url, application_name=f"{microservice.name}-api"),
-            consumer_db=Database(settings.consumer_database_url, application_name=f"{microservice.name}-consumer"),
+            consumer_db=Database(
+                settings.consumer_database_url, application_name=f"{microservice.name}-consumer"
+            ),
             clock=SystemClock(),
             tokens=TokenVerifier(settings.jwks_url),
         )
@@ -98,12 +104,14 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
                 service.workers[worker.name] = worker
                 worker.start()
                 stack.push_async_callback(worker.stop)
-                checks[f"worker {worker.name}"] = _healthy("it has stopped", lambda worker=worker: worker.healthy)
+                checks[f"worker {worker.name}"] = _healthy("it has stopped", partial(_runs, worker))
         if "api" in roles:
             await microservice.prepare(service)
         # A process without the API still answers health and metrics, on the same port.
         app = create_app(
-            microservice if "api" in roles else Microservice(microservice.name, microservice.title), service, checks
+            microservice if "api" in roles else Microservice(microservice.name, microservice.title),
+            service,
+            checks,
         )
         server = uvicorn.Server(
             uvicorn.Config(
@@ -135,6 +143,10 @@ def _healthy(reason: str, probe: Callable[[], bool]) -> Check:
             raise RuntimeError(reason)
 
     return check
+
+
+def _runs(worker: Worker) -> bool:
+    return worker.healthy
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

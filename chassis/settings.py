@@ -8,8 +8,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 _MINIMUM_SECRET = 32
 _DEVELOPMENT_SECRET = "development-only-secret-of-more-than-32-characters"
 
+
 class Settings(BaseSettings):
-    """What every service needs to know of the world around it. Names are the variables' names in lower case."""
+    """What every service needs to know of the world around it; a variable is a name in capitals."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
 

@@ -23,7 +23,9 @@ def _add_trace(_logger: Any, _method: str, event: structlog.typing.EventDict) ->
     return event
 
 
-def _hide_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _hide_secrets(
+    _logger: Any, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
     for name in event:
         if any(secret in name.lower() for secret in _SECRET_NAMES):
             event[name] = "[hidden]"
@@ -31,7 +33,7 @@ def _hide_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict)
 
 
 def configure(service: str, *, log_level: str = "INFO", otlp_endpoint: str | None = None) -> None:
-    """Send logs to standard output, one JSON object a line, and spans to the OTLP endpoint if there is one."""
+    """Log to standard output, one JSON object a line; send spans to the OTLP endpoint if there is one."""
     level = logging.getLevelNamesMapping().get(log_level.upper(), logging.INFO)
     structlog.configure(
         processors=[
@@ -48,7 +50,9 @@ def configure(service: str, *, log_level: str = "INFO", otlp_endpoint: str | Non
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
-    logging.basicConfig(level=max(level, logging.WARNING), format="%(levelname)s %(name)s %(message)s", force=True)
+    logging.basicConfig(
+        level=max(level, logging.WARNING), format="%(levelname)s %(name)s %(message)s", force=True
+    )
     provider = TracerProvider(resource=Resource.create({"service.name": f"dotmac-{service}"}))
     if otlp_endpoint:
         exporter = OTLPSpanExporter(endpoint=f"{otlp_endpoint.rstrip('/')}/v1/traces")

@@ -11,7 +11,9 @@ from chassis.http.problem import Problem
 from chassis.security.principals import Principal
 from chassis.service import Service
 
-_bearer = HTTPBearer(auto_error=False, bearerFormat="JWT", description="A token from POST /api/v1/auth/token.")
+_bearer = HTTPBearer(
+    auto_error=False, bearerFormat="JWT", description="A token from POST /api/v1/auth/token."
+)
 
 
 def service_of(request: Request) -> Service:
@@ -24,7 +26,7 @@ CurrentService = Annotated[Service, Depends(service_of)]
 
 
 def require(*scopes: str) -> Callable[..., Awaitable[Principal]]:
-    """Return a dependency that gives the token's principal: 401 without a valid one, 403 without the scopes."""
+    """Return a dependency that gives the token's principal: 401 without a valid one, 403 without scopes."""
 
     async def principal(
         service: CurrentService, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]

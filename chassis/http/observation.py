@@ -43,7 +43,10 @@ class Observation:
 
         method = scope["method"]
         with tracer.start_as_current_span(
-            method, context=extract(headers), kind=trace.SpanKind.SERVER, attributes={"http.request.method": method}
+            method,
+            context=extract(headers),
+            kind=trace.SpanKind.SERVER,
+            attributes={"http.request.method": method},
         ) as span:
             try:
                 await self._app(scope, receive, observed)

@@ -39,7 +39,9 @@ def decode_cursor(cursor: str | None, *types: type) -> tuple[Any, ...] | None:
             raise ValueError("not a list")
         return tuple(kind(value) for kind, value in zip(types, values, strict=True))
     except (ValueError, TypeError, AttributeError, binascii.Error, orjson.JSONDecodeError) as error:
-        raise Problem(400, "invalid-cursor", "The cursor is not one that a page of this list gave.") from error
+        raise Problem(
+            400, "invalid-cursor", "The cursor is not one that a page of this list gave."
+        ) from error
 
 
 def paginate(

@@ -17,5 +17,7 @@ def require_match(request: Request, version: int) -> None:
         raise Problem(428, "precondition-required", "Send If-Match with the ETag of the version you read.")
     if given.strip() != "*" and etag(version) not in (tag.strip() for tag in given.split(",")):
         raise Problem(
-            412, "precondition-failed", f"It has changed: you sent {given}, the current version is {etag(version)}."
+            412,
+            "precondition-failed",
+            f"It has changed: you sent {given}, the current version is {etag(version)}.",
         )

@@ -21,7 +21,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """An error that a client can act on. `slug` names its kind and never changes; `detail` says what happened."""
+    """An error that a client can act on. `slug` names its kind for good; `detail` says what happened."""
 
     def __init__(
         self,
@@ -83,7 +83,9 @@ def install(app: FastAPI) -> None:
         malformed = any(item["type"] == "json_invalid" for item in error.errors())
         if malformed:
             return Problem(400, "malformed-json", "The body is not JSON.", errors=errors).response()
-        return Problem(422, "invalid-request", "The request does not fit its schema.", errors=errors).response()
+        return Problem(
+            422, "invalid-request", "The request does not fit its schema.", errors=errors
+        ).response()
 
     async def http(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -92,19 +94,27 @@ def install(app: FastAPI) -> None:
 
     async def unauthorized(_request: Request, error: Exception) -> Response:
         return Problem(
-            401, "invalid-token", f"The access token is not valid: {error}.", headers={"WWW-Authenticate": "Bearer"}
+            401,
+            "invalid-token",
+            f"The access token is not valid: {error}.",
+            headers={"WWW-Authenticate": "Bearer"},
         ).response()
 
     async def unavailable(_request: Request, error: Exception) -> Response:
         log.warning("dependency_unavailable", error=repr(error))
         return Problem(
-            503, "unavailable", "A part this needs does not answer. Try again shortly.", headers={"Retry-After": "1"}
+            503,
+            "unavailable",
+            "A part this needs does not answer. Try again shortly.",
+            headers={"Retry-After": "1"},
         ).response()
 
     async def data_error(_request: Request, error: Exception) -> Response:
         # The last line of defence: what PostgreSQL itself refuses to store, such as a NUL character.
         log.warning("value_refused_by_database", error=repr(error))
-        return Problem(422, "invalid-value", "A value can't be stored: it is out of range or malformed.").response()
+        return Problem(
+            422, "invalid-value", "A value can't be stored: it is out of range or malformed."
+        ).response()
 
     async def undecodable(_request: Request, _error: Exception) -> Response:
         return Problem(400, "malformed-body", "The body is not valid UTF-8.").response()

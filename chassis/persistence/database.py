@@ -21,7 +21,9 @@ _DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-un
 class Transaction:
     """An open transaction on one connection. Statements take `$1` placeholders; plans are cached by text."""
 
-    def __init__(self, connection: "asyncpg.pool.PoolConnectionProxy[Any]", tenants: Collection[UUID]) -> None:
+    def __init__(
+        self, connection: "asyncpg.pool.PoolConnectionProxy[Any]", tenants: Collection[UUID]
+    ) -> None:
         self._connection = connection
         self.tenants = frozenset(tenants)
         self.wrote_outbox = False
@@ -46,9 +48,7 @@ class Transaction:
 
     async def run(self, statement: ClauseElement) -> list[asyncpg.Record]:
         """Run a SQLAlchemy Core statement, such as a list with filters of the caller's choice."""
-        compiled = statement.compile(
-            dialect=_DIALECT, compile_kwargs={"render_postcompile": True}
-        )
+        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
         names: list[str] = compiled.positiontup or []  # type: ignore[attr-defined]
         return await self.fetch(str(compiled), *(compiled.params[name] for name in names))
 
@@ -154,5 +154,8 @@ class Database:
 async def _set_codecs(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     for name in ("json", "jsonb"):
         await connection.set_type_codec(
-            name, encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads, schema="pg_catalog"
+            name,
+            encoder=lambda value: orjson.dumps(value).decode(),
+            decoder=orjson.loads,
+            schema="pg_catalog",
         )

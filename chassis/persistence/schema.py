@@ -3,13 +3,14 @@
 from alembic import op
 
 _API = "tenant_id = (select nullif(current_setting('app.tenant_id', true), '')::uuid)"
-# nullif: after a transaction the setting is '' rather than null. The sub-selects are evaluated once a statement.
+# nullif: after a transaction the setting is '', not null. A sub-select is evaluated once a statement.
 _CONSUMER = (
     "tenant_id = any((select string_to_array(nullif(current_setting('app.tenant_ids', true), ''), ',')"
     "::uuid[])::uuid[])"
 )
 _PLATFORM = (
-    "(select nullif(current_setting('app.tenant_id', true), '')::uuid) = '00000000-0000-0000-0000-000000000000'::uuid"
+    "(select nullif(current_setting('app.tenant_id', true), '')::uuid)"
+    " = '00000000-0000-0000-0000-000000000000'::uuid"
 )
 
 

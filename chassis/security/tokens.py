@@ -39,7 +39,9 @@ class TokenIssuer:
     """Signs access tokens. The key pair is derived from JWT_SECRET_KEY, so that it survives a restart."""
 
     def __init__(self, jwt_secret_key: str, *, issuer: str = ISSUER, audience: str = AUDIENCE) -> None:
-        seed = HKDF(hashes.SHA256(), 32, salt=None, info=b"dotmac/jwt/ed25519/1").derive(jwt_secret_key.encode())
+        seed = HKDF(hashes.SHA256(), 32, salt=None, info=b"dotmac/jwt/ed25519/1").derive(
+            jwt_secret_key.encode()
+        )
         pem = Ed25519PrivateKey.from_private_bytes(seed).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -140,7 +142,10 @@ class TokenVerifier:
             if self._url and time.monotonic() - self._fetched_at >= _REFETCH_SECONDS:
                 try:
                     timeout = aiohttp.ClientTimeout(total=3)
-                    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(self._url) as answer:
+                    async with (
+                        aiohttp.ClientSession(timeout=timeout) as session,
+                        session.get(self._url) as answer,
+                    ):
                         answer.raise_for_status()
                         self._keys = KeySet.import_key_set(await answer.json())
                         self._fetched_at = time.monotonic()
