@@ -34,7 +34,7 @@ ROLES = frozenset({"api", "consumer", "relay"})
 
 
 def main(module: str) -> None:
-    """Run the service whose `MICROSERVICE` is in `module`; a module that can't be imported ends the process."""
+    """Run the service whose `MICROSERVICE` is in `module`; a broken module ends the process."""
     try:
         microservice: Microservice = importlib.import_module(module).MICROSERVICE
     except Exception as error:

@@ -1,0 +1,54 @@
+"""Events of deployments: how they go, and what they ask of other services."""
+
+from uuid import UUID
+
+from pydantic import Field
+
+from dotmac_contracts import topics
+from dotmac_contracts.envelope import Event
+from dotmac_contracts.tenant import Target
+
+
+class _Deployment(Event):
+    deployment_id: UUID = Field(description="The deployment.")
+    tenant_id: UUID = Field(description="The tenant that is deployed.")
+
+
+class DeploymentStarted(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """A deployment is under way."""
+
+    target: Target = Field(description="Where to.")
+
+
+class WorkspaceRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """Every service of the ISP framework is to prepare a tenant's workspace and to say when it is ready."""
+
+    name: str = Field(description="The tenant's name.", examples=["Acme Fiber"])
+    currency: str = Field(description="ISO 4217 code.", examples=["USD"])
+    country: str = Field(description="ISO 3166-1 alpha-2 code.", examples=["US"])
+    time_zone: str = Field(description="IANA time zone.", examples=["America/New_York"])
+
+
+class WorkspaceRemovalRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """A deployment failed: every service is to remove the workspace it prepared for it."""
+
+
+class AdministratorRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """The tenant's first administrator is to be created."""
+
+    email: str = Field(description="The administrator's address.", examples=["admin@acme.example"])
+
+
+class AdministratorRemovalRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """A deployment failed: the administrator created for it is to be removed."""
+
+
+class DeploymentSucceeded(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """The tenant is deployed, and was verified through the gateway."""
+
+
+class DeploymentFailed(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """The deployment failed, and what it had done is undone."""
+
+    step: str = Field(description="The step that failed.", examples=["verify"])
+    reason: str = Field(description="Why, for a person to act on.")
