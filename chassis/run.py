@@ -91,7 +91,7 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
 
         checks: dict[str, Check] = {"database": service.db.ping, "broker": broker}
         if "relay" in roles:
-            relay = Relay(settings, microservice.name, service.clock)
+            relay = Relay(settings, microservice.name)
             task = asyncio.create_task(relay.run(), name="relay")
             stack.push_async_callback(_cancelled, task)
             checks["relay"] = _healthy("the relay is not connected", lambda: relay.healthy)

@@ -30,6 +30,8 @@ class Event(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+    tenant_id: UUID
+
     TOPIC: ClassVar[Topic]
     TYPE: ClassVar[str]
 

@@ -1,0 +1,117 @@
+"""The tables of the outbox and the inbox, the same in every service's database."""
+
+from alembic import op
+
+from chassis.persistence.schema import service_name
+
+_EVENT = """
+    event_id uuid not null,
+    topic text not null,
+    key text not null,
+    tenant_id uuid not null,
+    headers jsonb not null,
+    value bytea not null
+"""
+
+_TABLES = f"""
+create table outbox (
+    id bigint generated always as identity primary key,
+    {_EVENT},
+    created_at timestamptz not null default now()
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_analyze_threshold = 10000);
+
+create table journal (
+    published_at timestamptz not null default now(),
+    outbox_id bigint not null,
+    {_EVENT},
+    partition int not null,
+    "offset" bigint not null
+) partition by range (published_at);
+create index journal_event on journal (event_id);
+create index journal_time on journal (published_at, outbox_id);
+
+create table inbox (
+    consumer text not null,
+    source text not null,
+    event_id uuid not null,
+    received_at timestamptz not null default now(),
+    primary key (consumer, source, event_id)
+);
+create index inbox_age on inbox using brin (received_at);
+
+create table dead_letter (
+    id bigint generated always as identity primary key,
+    consumer text not null,
+    topic text not null,
+    partition int not null,
+    "offset" bigint not null,
+    key bytea,
+    headers jsonb not null,
+    value bytea,
+    parked boolean not null,
+    reason text not null,
+    attempts int not null default 1,
+    created_at timestamptz not null default now(),
+    replay_requested_at timestamptz,
+    resolved_at timestamptz,
+    resolution text check (resolution in ('replayed', 'discarded')),
+    unique (consumer, topic, partition, "offset")
+);
+create index dead_letter_open on dead_letter (consumer, topic, key) where resolved_at is null;
+
+-- Partitions of the journal, a day each. The relay may call this, and nothing else that changes the schema.
+create function roll_journal(retention_days int) returns void language plpgsql security definer
+set search_path = public as $$
+declare
+    day date;
+    old record;
+begin
+    perform pg_advisory_xact_lock(hashtext('roll_journal'));
+    for day in select generate_series(current_date - 1, current_date + 2, interval '1 day')::date loop
+        execute format('create table if not exists %I partition of journal for values from (%L) to (%L)',
+            'journal_' || to_char(day, 'YYYYMMDD'), day::timestamptz, (day + 1)::timestamptz);
+    end loop;
+    for old in
+        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'journal'::regclass
+          and to_date(right(c.relname, 8), 'YYYYMMDD') < current_date - retention_days
+    loop
+        execute format('drop table %I', old.relname);
+    end loop;
+end $$;
+revoke execute on function roll_journal(int) from public;
+"""
+
+
+def create_messaging_tables() -> None:
+    """Create outbox, journal, inbox and dead letters, and say which role may do what with them."""
+    service = service_name()
+    api, consumer, relay = (f"{service}_{role}" for role in ("api", "consumer", "relay"))
+    bind = op.get_bind()
+    for statement in _split(_TABLES):
+        bind.exec_driver_sql(statement)
+    for grant in (
+        f"grant insert on outbox to {api}, {consumer}",
+        f"grant select, delete on outbox to {relay}",
+        f"grant select, insert on journal to {relay}",
+        f"grant select, insert, delete on inbox to {consumer}",
+        f"grant select, insert, update on dead_letter to {consumer}",
+        f"grant execute on function roll_journal(int) to {relay}",
+    ):
+        bind.exec_driver_sql(grant)
+
+
+def _split(script: str) -> list[str]:
+    """Split a script at semicolons outside dollar quotes: the driver prepares one statement at a time."""
+    statements, current, quoted = [], "", False
+    for piece in script.split("$$"):
+        if quoted:
+            current += f"$${piece}$$"
+        else:
+            *whole, rest = piece.split(";\n")
+            for statement in whole:
+                statements.append(current + statement)
+                current = ""
+            current += rest
+        quoted = not quoted
+    return [statement for statement in (*statements, current) if statement.strip()]
