@@ -40,9 +40,7 @@ def main(module: str) -> None:
     except Exception as error:
         traceback.print_exc()
         broken = _broken_module(error) or module
-        sys.exit(
-            f"{module} does not start: the module {broken} can't be imported: {type(error).__name__}: {error}"
-        )
+        sys.exit(f"{module} does not start: the module {broken} can't be imported: {type(error).__name__}: {error}")
     try:
         settings = Settings()
     except ValidationError as error:
@@ -76,9 +74,7 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
             name=microservice.name,
             settings=settings,
             db=Database(settings.database_url, application_name=f"{microservice.name}-api"),
-            consumer_db=Database(
-                settings.consumer_database_url, application_name=f"{microservice.name}-consumer"
-            ),
+            consumer_db=Database(settings.consumer_database_url, application_name=f"{microservice.name}-consumer"),
             clock=SystemClock(),
             tokens=TokenVerifier(settings.jwks_url),
         )

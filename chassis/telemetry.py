@@ -23,9 +23,7 @@ def _add_trace(_logger: Any, _method: str, event: structlog.typing.EventDict) ->
     return event
 
 
-def _hide_secrets(
-    _logger: Any, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+def _hide_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     for name in event:
         if any(secret in name.lower() for secret in _SECRET_NAMES):
             event[name] = "[hidden]"
@@ -50,9 +48,7 @@ def configure(service: str, *, log_level: str = "INFO", otlp_endpoint: str | Non
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
-    logging.basicConfig(
-        level=max(level, logging.WARNING), format="%(levelname)s %(name)s %(message)s", force=True
-    )
+    logging.basicConfig(level=max(level, logging.WARNING), format="%(levelname)s %(name)s %(message)s", force=True)
     provider = TracerProvider(resource=Resource.create({"service.name": f"dotmac-{service}"}))
     if otlp_endpoint:
         exporter = OTLPSpanExporter(endpoint=f"{otlp_endpoint.rstrip('/')}/v1/traces")

@@ -20,7 +20,11 @@ class Client:
 
     def __init__(self, gateway: str, username: str, password: str, tenant: str | None = None) -> None:
         self._gateway = gateway.rstrip("/")
-        self._credentials = {"username": username, "password": password, **({"tenant": tenant} if tenant else {})}
+        self._credentials = {
+            "username": username,
+            "password": password,
+            **({"tenant": tenant} if tenant else {}),
+        }
         self._token = ""
         self._expires = 0.0
         self._session: aiohttp.ClientSession | None = None

@@ -85,7 +85,12 @@ class Demo:
         self._report(expected, seen)
 
     def _progress(self) -> Progress:
-        columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         return Progress(*columns, console=self.console)
 
     async def _step(self, progress: Progress, name: str, work: Awaitable[Any]) -> Any:
@@ -140,9 +145,7 @@ class Demo:
         return Client(self.gateway, invitation["email"], password, tenant["slug"])
 
     async def _import(self, client: Client, rows: list[Subscriber], progress: Progress) -> None:
-        job = await client.call(
-            "POST", "/customers/imports", stream=_lines(rows), media_type="application/x-ndjson"
-        )
+        job = await client.call("POST", "/customers/imports", stream=_lines(rows), media_type="application/x-ndjson")
 
         async def finished() -> bool:
             state = await client.get(f"/customers/imports/{job['id']}")
@@ -200,9 +203,7 @@ class Demo:
         customers = await client.get("/customers/summary")
         subscriptions = await client.get("/subscriptions/summary")
         invoices = await client.get("/invoices/summary", period=period)
-        return Figures(
-            customers["total"], subscriptions["count"], invoices["count"], Money(**invoices["total"])
-        )
+        return Figures(customers["total"], subscriptions["count"], invoices["count"], Money(**invoices["total"]))
 
     @contextlib.asynccontextmanager
     async def _outside(self, tenant_id: str) -> "AsyncIterator[Outside]":
@@ -226,9 +227,7 @@ class Demo:
         table.add_row("customers", f"{figures.customers:,}", f"{seen['customers']:,}")
         table.add_row("subscriptions", f"{figures.subscriptions:,}", "")
         table.add_row("invoices", f"{figures.invoices:,}", f"{seen['invoices']:,}")
-        table.add_row(
-            "amount invoiced", figures.amount.format(), Money(seen["amount_minor"], _CURRENCY).format()
-        )
+        table.add_row("amount invoiced", figures.amount.format(), Money(seen["amount_minor"], _CURRENCY).format())
         table.add_row("events seen", "", f"{seen['events']:,}")
         self.console.print(table)
         times = Table("step", "seconds", title="Time per step")
@@ -279,5 +278,3 @@ async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
         if time.monotonic() > deadline:
             raise DemoFailed(f"waited {_PATIENCE_SECONDS:.0f} s for {what}")
         await asyncio.sleep(0.1)
-
-

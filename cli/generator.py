@@ -20,7 +20,7 @@ _PRICES_MINOR = {"Fiber optic": (6500, 11800), "DSL": (2500, 9400), "No": (1800,
 
 def generate(path: Path, count: int = 1000, seed: int = 20260101) -> None:
     """Write `count` subscribers as CSV; about a quarter have left. Prices are decimals with two digits."""
-    chance = random.Random(seed)  # noqa: S311 - sample data, nothing to guess
+    chance = random.Random(seed)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)

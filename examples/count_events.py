@@ -10,6 +10,7 @@ import os
 from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer
+
 from dotmac_contracts.billing import InvoiceIssued
 from dotmac_contracts.customer import CustomerCreated
 from dotmac_contracts.envelope import decode

@@ -11,9 +11,7 @@ from chassis.http.problem import Problem
 from chassis.security.principals import Principal
 from chassis.service import Service
 
-_bearer = HTTPBearer(
-    auto_error=False, bearerFormat="JWT", description="A token from POST /api/v1/auth/token."
-)
+_bearer = HTTPBearer(auto_error=False, bearerFormat="JWT", description="A token from POST /api/v1/auth/token.")
 
 
 def service_of(request: Request) -> Service:

@@ -29,9 +29,7 @@ async def idempotent(
         if key is None:
             return await handler(tx)
         if not 1 <= len(key) <= _LONGEST_KEY or not key.isprintable():
-            raise Problem(
-                400, "invalid-idempotency-key", f"Idempotency-Key needs 1 to {_LONGEST_KEY} characters."
-            )
+            raise Problem(400, "invalid-idempotency-key", f"Idempotency-Key needs 1 to {_LONGEST_KEY} characters.")
         address = (principal.tenant_id, principal.subject, key)
         digest = hashlib.sha256(
             b"\0".join([request.method.encode(), request.url.path.encode(), await request.body()])

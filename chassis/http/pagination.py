@@ -39,14 +39,10 @@ def decode_cursor(cursor: str | None, *types: type) -> tuple[Any, ...] | None:
             raise ValueError("not a list")
         return tuple(kind(value) for kind, value in zip(types, values, strict=True))
     except (ValueError, TypeError, AttributeError, binascii.Error, orjson.JSONDecodeError) as error:
-        raise Problem(
-            400, "invalid-cursor", "The cursor is not one that a page of this list gave."
-        ) from error
+        raise Problem(400, "invalid-cursor", "The cursor is not one that a page of this list gave.") from error
 
 
-def paginate(
-    rows: Sequence[T], limit: int, cursor_of: Callable[[T], Sequence[Any]]
-) -> tuple[list[T], str | None]:
+def paginate(rows: Sequence[T], limit: int, cursor_of: Callable[[T], Sequence[Any]]) -> tuple[list[T], str | None]:
     """Split `limit + 1` fetched rows into a page and the cursor of the next one."""
     page = list(rows[:limit])
     return page, encode_cursor(cursor_of(page[-1])) if len(rows) > limit else None

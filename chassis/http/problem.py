@@ -83,9 +83,7 @@ def install(app: FastAPI) -> None:
         malformed = any(item["type"] == "json_invalid" for item in error.errors())
         if malformed:
             return Problem(400, "malformed-json", "The body is not JSON.", errors=errors).response()
-        return Problem(
-            422, "invalid-request", "The request does not fit its schema.", errors=errors
-        ).response()
+        return Problem(422, "invalid-request", "The request does not fit its schema.", errors=errors).response()
 
     async def http(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -112,9 +110,7 @@ def install(app: FastAPI) -> None:
     async def data_error(_request: Request, error: Exception) -> Response:
         # The last line of defence: what PostgreSQL itself refuses to store, such as a NUL character.
         log.warning("value_refused_by_database", error=repr(error))
-        return Problem(
-            422, "invalid-value", "A value can't be stored: it is out of range or malformed."
-        ).response()
+        return Problem(422, "invalid-value", "A value can't be stored: it is out of range or malformed.").response()
 
     async def undecodable(_request: Request, _error: Exception) -> Response:
         return Problem(400, "malformed-body", "The body is not valid UTF-8.").response()

@@ -2,6 +2,7 @@
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
 from dotmac_contracts.topics import ALL
 
 

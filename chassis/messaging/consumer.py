@@ -13,8 +13,6 @@ import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
-from dotmac_contracts.envelope import DecodeError, Envelope, Event, UnknownEventType, decode
-from dotmac_contracts.topics import Topic
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from opentelemetry import trace
@@ -24,6 +22,8 @@ from prometheus_client import Counter, Gauge
 from chassis.messaging import dead_letter
 from chassis.persistence.database import Database, Transaction
 from chassis.settings import Settings
+from dotmac_contracts.envelope import DecodeError, Envelope, Event, UnknownEventType, decode
+from dotmac_contracts.topics import Topic
 
 log = structlog.get_logger()
 tracer = trace.get_tracer("dotmac.consumer")
@@ -101,8 +101,7 @@ class ConsumerRunner:
     async def start(self) -> None:
         """Begin; a broker that is away is waited for."""
         self._tasks = [
-            asyncio.create_task(self._run(loop), name=f"consumer-{loop.subscription.consumer}")
-            for loop in self._loops
+            asyncio.create_task(self._run(loop), name=f"consumer-{loop.subscription.consumer}") for loop in self._loops
         ]
         if self._loops:
             self._tasks.append(asyncio.create_task(self._keep_house(), name="inbox"))
@@ -136,9 +135,7 @@ class ConsumerRunner:
                 assert consumer is not None
                 await loop.follow(consumer)
             except (KafkaError, *TRANSIENT) as error:
-                log.warning(
-                    "consumer_lost_connection", consumer=loop.subscription.consumer, error=repr(error)
-                )
+                log.warning("consumer_lost_connection", consumer=loop.subscription.consumer, error=repr(error))
             except Exception:
                 log.exception("consumer_failed", consumer=loop.subscription.consumer)
             finally:
@@ -347,9 +344,7 @@ class PartitionLoop:
                 except Exception as failed:
                     error = failed
                 if error is not None:
-                    await dead_letter.failed_again(
-                        tx, letter.id, letter_id, f"{type(error).__name__}: {error}"
-                    )
+                    await dead_letter.failed_again(tx, letter.id, letter_id, f"{type(error).__name__}: {error}")
                     return
                 await dead_letter.resolve(tx, letter.id, "replayed")
 
@@ -367,9 +362,7 @@ def _delivery(record: "ConsumerRecord[bytes, bytes]") -> _Delivery:
 def _span(consumer: str, kind: type[Event], events: Sequence[Received[Event]]) -> Any:
     """Continue the trace of the first event; link to those of the others."""
     contexts = [
-        extract({"traceparent": item.envelope.traceparent})
-        for item in events[:100]
-        if item.envelope.traceparent
+        extract({"traceparent": item.envelope.traceparent}) for item in events[:100] if item.envelope.traceparent
     ]
     links = [trace.Link(trace.get_current_span(context).get_span_context()) for context in contexts[1:]]
     with tracer.start_as_current_span(

@@ -30,7 +30,9 @@ class DeadLetter:
     resolution: str | None
 
 
-_COLUMNS = 'id, consumer, topic, partition, "offset", key, headers, value, parked, reason, attempts, created_at, resolution'
+_COLUMNS = (
+    'id, consumer, topic, partition, "offset", key, headers, value, parked, reason, attempts, created_at, resolution'
+)
 
 
 def _letter(row: Any) -> DeadLetter:
@@ -39,9 +41,7 @@ def _letter(row: Any) -> DeadLetter:
     return DeadLetter(**{**dict(row), "headers": headers})
 
 
-async def blocked_keys(
-    tx: Transaction, consumer: str, topic: str, keys: Iterable[bytes | None]
-) -> set[bytes | None]:
+async def blocked_keys(tx: Transaction, consumer: str, topic: str, keys: Iterable[bytes | None]) -> set[bytes | None]:
     """Return which of these keys have an open dead letter.
 
     The shared lock waits for a replay under way, which may be about to free the key, and holds off the next one.
@@ -138,9 +138,7 @@ async def first_of_key(tx: Transaction, letter_id: int) -> DeadLetter | None:
 
 async def resolve(tx: Transaction, letter_id: int, resolution: Literal["replayed", "discarded"]) -> None:
     """Close it."""
-    await tx.execute(
-        "update dead_letter set resolved_at = now(), resolution = $2 where id = $1", letter_id, resolution
-    )
+    await tx.execute("update dead_letter set resolved_at = now(), resolution = $2 where id = $1", letter_id, resolution)
 
 
 async def failed_again(tx: Transaction, letter_id: int, requested_id: int, reason: str) -> None:

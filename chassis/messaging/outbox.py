@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dotmac_contracts.envelope import Envelope, Event, headers_of
 from opentelemetry.propagate import inject
 
 from chassis.clock import Clock
 from chassis.ids import new_id
 from chassis.persistence.database import Transaction
+from dotmac_contracts.envelope import Envelope, Event, headers_of
 
 
 @dataclass(frozen=True, slots=True)

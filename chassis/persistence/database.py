@@ -21,9 +21,7 @@ _DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-un
 class Transaction:
     """An open transaction on one connection. Statements take `$1` placeholders; plans are cached by text."""
 
-    def __init__(
-        self, connection: "asyncpg.pool.PoolConnectionProxy[Any]", tenants: Collection[UUID]
-    ) -> None:
+    def __init__(self, connection: "asyncpg.pool.PoolConnectionProxy[Any]", tenants: Collection[UUID]) -> None:
         self._connection = connection
         self.tenants = frozenset(tenants)
         self.wrote_outbox = False

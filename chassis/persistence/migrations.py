@@ -48,7 +48,5 @@ if __name__ == "__main__":
     import asyncio
 
     if len(sys.argv) != 2 or not os.environ.get("MIGRATION_DATABASE_URL"):
-        sys.exit(
-            "usage: MIGRATION_DATABASE_URL=postgresql://… python -m chassis.persistence.migrations <service>"
-        )
+        sys.exit("usage: MIGRATION_DATABASE_URL=postgresql://… python -m chassis.persistence.migrations <service>")
     asyncio.run(upgrade(sys.argv[1], os.environ["MIGRATION_DATABASE_URL"]))

@@ -9,8 +9,7 @@ _CONSUMER = (
     "::uuid[])::uuid[])"
 )
 _PLATFORM = (
-    "(select nullif(current_setting('app.tenant_id', true), '')::uuid)"
-    " = '00000000-0000-0000-0000-000000000000'::uuid"
+    "(select nullif(current_setting('app.tenant_id', true), '')::uuid) = '00000000-0000-0000-0000-000000000000'::uuid"
 )
 
 

@@ -39,9 +39,7 @@ class TokenIssuer:
     """Signs access tokens. The key pair is derived from JWT_SECRET_KEY, so that it survives a restart."""
 
     def __init__(self, jwt_secret_key: str, *, issuer: str = ISSUER, audience: str = AUDIENCE) -> None:
-        seed = HKDF(hashes.SHA256(), 32, salt=None, info=b"dotmac/jwt/ed25519/1").derive(
-            jwt_secret_key.encode()
-        )
+        seed = HKDF(hashes.SHA256(), 32, salt=None, info=b"dotmac/jwt/ed25519/1").derive(jwt_secret_key.encode())
         pem = Ed25519PrivateKey.from_private_bytes(seed).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -23,9 +23,7 @@ class _Customer(Event):
     postal_code: str | None = Field(default=None, description="Its postal code.", examples=["90001"])
     country: str | None = Field(default=None, description="ISO 3166-1 alpha-2 code.", examples=["US"])
     status: Literal["active", "terminated"] = Field(description="Whether it is served.")
-    payment_method: str | None = Field(
-        default=None, description="How it pays.", examples=["electronic_check"]
-    )
+    payment_method: str | None = Field(default=None, description="How it pays.", examples=["electronic_check"])
     paperless_billing: bool = Field(description="Whether it gets invoices without paper.")
 
 

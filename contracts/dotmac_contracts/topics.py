@@ -39,9 +39,7 @@ CUSTOMER = Topic("customer.customer.v1", "customer", "customer_id", "Customers o
 CUSTOMER_WORKSPACE = Topic(
     "customer.workspace.v1", "customer", "tenant_id", "A tenant's place in the customer service."
 )
-BILLING_WORKSPACE = Topic(
-    "billing.workspace.v1", "billing", "tenant_id", "A tenant's place in the billing service."
-)
+BILLING_WORKSPACE = Topic("billing.workspace.v1", "billing", "tenant_id", "A tenant's place in the billing service.")
 BILLING_ACCOUNT = Topic("billing.account.v1", "billing", "account_id", "Billing accounts.")
 BILLING_PLAN = Topic("billing.plan.v1", "billing", "plan_id", "Plans that can be subscribed to.")
 BILLING_SUBSCRIPTION = Topic("billing.subscription.v1", "billing", "subscription_id", "Subscriptions.")
