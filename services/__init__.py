@@ -1,0 +1,1 @@
+"""One service a domain, each with its own database."""

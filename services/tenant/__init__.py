@@ -1,0 +1,1 @@
+"""The management platform: tenants, their users, and access tokens."""

@@ -1,0 +1,131 @@
+"""Tenants and their deployments."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
+
+from chassis.http.dependencies import CurrentService, require
+from chassis.http.idempotency import idempotent
+from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
+from chassis.http.preconditions import etag
+from chassis.http.problem import NotFound, Problem
+from chassis.http.responses import json
+from chassis.persistence.database import Transaction
+from chassis.security.principals import Principal
+from chassis.service import Service
+from services.tenant.api.models import (
+    DeploymentAccepted,
+    DeploymentOrder,
+    InvitationView,
+    TenantChange,
+    TenantRegistration,
+    TenantView,
+)
+from services.tenant.domain.tenant import Profile, Refused
+from services.tenant.tables import TENANT_COLUMNS
+from services.tenant.use_cases.invite_administrator import invite_administrator
+from services.tenant.use_cases.register_tenant import register_tenant
+from services.tenant.use_cases.request_deployment import request_deployment
+from services.tenant.use_cases.update_tenant import update_tenant
+
+router = APIRouter(prefix="/api/v1", tags=["Tenants"])
+Reader = Annotated[Principal, Depends(require("tenants:read"))]
+Writer = Annotated[Principal, Depends(require("tenants:write"))]
+Deployer = Annotated[Principal, Depends(require("deployments:write"))]
+
+
+@router.post("/tenants", status_code=201, response_model=TenantView)
+async def create_tenant(request: Request, service: CurrentService, who: Writer, body: TenantRegistration) -> Response:
+    """Register an ISP."""
+
+    async def create(tx: Transaction) -> Response:
+        try:
+            view = TenantView.of(await register_tenant(tx, service, Profile(**body.model_dump())))
+        except Refused as error:
+            raise Problem(422, "invalid-tenant", f"{error}.") from error
+        return json(view, 201, {"Location": f"/api/v1/tenants/{view.id}", "ETag": etag(view.version)})
+
+    return await idempotent(request, service.db, who, create)
+
+
+@router.get("/tenants", response_model=Page[TenantView])
+async def list_tenants(
+    service: CurrentService,
+    who: Reader,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    status: Annotated[str | None, Query(pattern="^(registered|deploying|active|failed)$")] = None,
+    slug: Annotated[str | None, Query(max_length=40)] = None,
+) -> Response:
+    """List tenants, in the order in which they were registered."""
+    after = decode_cursor(cursor, UUID)
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        rows = await tx.fetch(
+            f"select {TENANT_COLUMNS} from tenant where ($1::uuid is null or tenant_id > $1)"
+            " and ($2::text is null or status = $2) and ($3::text is null or slug = $3) order by tenant_id limit $4",
+            after[0] if after else None,
+            status,
+            slug,
+            limit + 1,
+        )
+    page, next_cursor = paginate(rows, limit, lambda row: [row["tenant_id"]])
+    return json(Page[TenantView](items=[TenantView.of(row) for row in page], next_cursor=next_cursor))
+
+
+@router.get("/tenants/{tenant_id}", response_model=TenantView)
+async def get_tenant(service: CurrentService, who: Reader, tenant_id: UUID) -> Response:
+    """Read a tenant."""
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        row = await tx.fetchrow(f"select {TENANT_COLUMNS} from tenant where tenant_id = $1", tenant_id)
+    if row is None:
+        raise NotFound("tenant", tenant_id)
+    return json(TenantView.of(row), headers={"ETag": etag(row["version"])})
+
+
+@router.patch("/tenants/{tenant_id}", response_model=TenantView)
+async def change_tenant(
+    request: Request, service: CurrentService, who: Writer, tenant_id: UUID, body: TenantChange
+) -> Response:
+    """Change what is known of a tenant; send its ETag as If-Match."""
+    changes = body.model_dump(exclude_none=True)
+    try:
+        async with service.db.for_tenant(who.tenant_id) as tx:
+            row = await update_tenant(tx, service, request, tenant_id, changes)
+    except Refused as error:
+        raise Problem(422, "invalid-tenant", f"{error}.") from error
+    return json(TenantView.of(row), headers={"ETag": etag(row["version"])})
+
+
+async def _deploy(request: Request, service: Service, who: Principal, tenant_id: UUID) -> Response:
+    async def order(tx: Transaction) -> Response:
+        try:
+            deployment_id = await request_deployment(tx, service, tenant_id)
+        except Refused as error:
+            raise Problem(409, "wrong-state", f"It can't be deployed: {error}.") from error
+        accepted = DeploymentAccepted(deployment_id=deployment_id, tenant_id=tenant_id)
+        return json(accepted, 202, {"Location": f"/api/v1/deployments/{deployment_id}"})
+
+    return await idempotent(request, service.db, who, order)
+
+
+@router.post("/tenants/{tenant_id}/deployments", status_code=202, response_model=DeploymentAccepted)
+async def deploy_tenant(request: Request, service: CurrentService, who: Deployer, tenant_id: UUID) -> Response:
+    """Ask for a tenant's deployment; follow it at the Location."""
+    return await _deploy(request, service, who, tenant_id)
+
+
+@router.post("/deploy", status_code=202, response_model=DeploymentAccepted)
+async def deploy(request: Request, service: CurrentService, who: Deployer, body: DeploymentOrder) -> Response:
+    """Ask for a tenant's deployment: the short form."""
+    return await _deploy(request, service, who, body.tenant_id)
+
+
+@router.post("/tenants/{tenant_id}/invitations", status_code=201, response_model=InvitationView)
+async def invite(service: CurrentService, who: Writer, tenant_id: UUID) -> Response:
+    """Invite the tenant's first administrator. The token is not kept, so a repeated request makes a new one."""
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        invitation = await invite_administrator(tx, service, tenant_id)
+    view = InvitationView(token=invitation.token, email=invitation.email, expires_at=invitation.expires_at)
+    return json(view, 201, {"Cache-Control": "no-store"})

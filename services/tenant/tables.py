@@ -1,0 +1,41 @@
+"""Storage of tenants, users and invitations."""
+
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from chassis.persistence.database import Transaction
+from services.tenant.domain.tenant import Profile, Status, Tenant
+
+TENANT_COLUMNS = (
+    "tenant_id, name, slug, contact_email, plan, currency, country, time_zone, status, deployment_id, version,"
+    " created_at, updated_at"
+)
+
+
+def tenant_of(row: Any) -> Tenant:
+    """Return the aggregate in a row of `tenant`."""
+    profile = Profile(**{name: row[name] for name in Profile.__dataclass_fields__})
+    return Tenant(row["tenant_id"], profile, Status(row["status"]), row["version"], row["deployment_id"])
+
+
+async def lock_tenant(tx: Transaction, tenant_id: UUID) -> Tenant | None:
+    """Lock and load a tenant (law 2: before its events go into the outbox)."""
+    row = await tx.fetchrow(f"select {TENANT_COLUMNS} from tenant where tenant_id = $1 for update", tenant_id)
+    return tenant_of(row) if row else None
+
+
+async def save_tenant(tx: Transaction, tenant: Tenant) -> Any:
+    """Update a tenant that was locked, and return its row."""
+    profile = asdict(tenant.profile)
+    names = list(profile)
+    sets = ", ".join(f"{name} = ${index}" for index, name in enumerate(names, 5))
+    return await tx.fetchrow(
+        f"update tenant set status = $2, deployment_id = $3, version = $4, updated_at = now(), {sets}"
+        f" where tenant_id = $1 returning {TENANT_COLUMNS}",
+        tenant.id,
+        tenant.status,
+        tenant.deployment_id,
+        tenant.version,
+        *profile.values(),
+    )

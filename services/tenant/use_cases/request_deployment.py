@@ -1,0 +1,35 @@
+"""Ask for a tenant's deployment."""
+
+from uuid import UUID
+
+from dotmac_contracts.tenant import DeploymentRequested
+
+from chassis.http.problem import NotFound
+from chassis.ids import new_id
+from chassis.messaging.outbox import Outgoing, publish
+from chassis.persistence.database import Transaction
+from chassis.service import Service
+from services.tenant.tables import lock_tenant, save_tenant
+
+
+async def request_deployment(tx: Transaction, service: Service, tenant_id: UUID) -> UUID:
+    """Return the id of the deployment that was asked for."""
+    tenant = await lock_tenant(tx, tenant_id)
+    if tenant is None:
+        raise NotFound("tenant", tenant_id)
+    deployment_id = new_id()
+    await save_tenant(tx, tenant.request_deployment(deployment_id))
+    profile = tenant.profile
+    event = DeploymentRequested(
+        deployment_id=deployment_id,
+        tenant_id=tenant_id,
+        slug=profile.slug,
+        name=profile.name,
+        target="pooled",
+        currency=profile.currency,
+        country=profile.country,
+        time_zone=profile.time_zone,
+        administrator_email=profile.contact_email,
+    )
+    await publish(tx, [Outgoing(event, 1)], source=service.source, clock=service.clock)
+    return deployment_id

@@ -1,0 +1,31 @@
+"""Change what is known of an ISP."""
+
+from dataclasses import asdict, replace
+from typing import Any
+from uuid import UUID
+
+from dotmac_contracts.tenant import TenantUpdated
+from starlette.requests import Request
+
+from chassis.http.preconditions import require_match
+from chassis.http.problem import NotFound
+from chassis.messaging.outbox import Outgoing, publish
+from chassis.persistence.database import Transaction
+from chassis.service import Service
+from services.tenant.tables import lock_tenant, save_tenant
+
+
+async def update_tenant(
+    tx: Transaction, service: Service, request: Request, tenant_id: UUID, changes: dict[str, Any]
+) -> Any:
+    """Apply the changes to the version that the caller read."""
+    tenant = await lock_tenant(tx, tenant_id)
+    if tenant is None:
+        raise NotFound("tenant", tenant_id)
+    require_match(request, tenant.version)
+    updated = tenant.update(replace(tenant.profile, **changes))
+    row = await save_tenant(tx, updated)
+    if updated.version != tenant.version:
+        event = TenantUpdated(tenant_id=tenant_id, **asdict(updated.profile))
+        await publish(tx, [Outgoing(event, updated.version)], source=service.source, clock=service.clock)
+    return row
