@@ -2,6 +2,11 @@
 
 from collections.abc import Sequence
 
+from chassis.ids import new_id
+from chassis.messaging.consumer import Received, Subscription
+from chassis.messaging.outbox import Outgoing, publish
+from chassis.persistence.database import Transaction
+from chassis.service import Service
 from dotmac_contracts import topics
 from dotmac_contracts.provisioning import (
     AdministratorRemovalRequested,
@@ -10,12 +15,6 @@ from dotmac_contracts.provisioning import (
     DeploymentSucceeded,
 )
 from dotmac_contracts.tenant import AdministratorCreated, TenantActivated
-
-from chassis.ids import new_id
-from chassis.messaging.consumer import Received, Subscription
-from chassis.messaging.outbox import Outgoing, publish
-from chassis.persistence.database import Transaction
-from chassis.service import Service
 from services.tenant.tables import lock_tenant, save_tenant
 
 

@@ -4,13 +4,13 @@ from dataclasses import asdict
 from typing import Any
 
 import asyncpg
-from dotmac_contracts.tenant import TenantRegistered
 
 from chassis.http.problem import Conflict
 from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
+from dotmac_contracts.tenant import TenantRegistered
 from services.tenant.domain.tenant import Profile
 from services.tenant.tables import TENANT_COLUMNS
 

@@ -2,13 +2,12 @@
 
 from uuid import UUID
 
-from dotmac_contracts.tenant import DeploymentRequested
-
 from chassis.http.problem import NotFound
 from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
+from dotmac_contracts.tenant import DeploymentRequested
 from services.tenant.tables import lock_tenant, save_tenant
 
 

@@ -4,7 +4,6 @@ from dataclasses import asdict, replace
 from typing import Any
 from uuid import UUID
 
-from dotmac_contracts.tenant import TenantUpdated
 from starlette.requests import Request
 
 from chassis.http.preconditions import require_match
@@ -12,6 +11,7 @@ from chassis.http.problem import NotFound
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
+from dotmac_contracts.tenant import TenantUpdated
 from services.tenant.tables import lock_tenant, save_tenant
 
 
