@@ -1,0 +1,1 @@
+"""An ISP's customers."""
