@@ -33,7 +33,8 @@ async def run_import(service: Service) -> bool:
         if state is None or state["finished_at"] is not None:
             return True
         chunk = await tx.fetchrow(
-            "delete from import_chunk where (tenant_id, import_id, first_line) = (select tenant_id, import_id, first_line"
+            "delete from import_chunk where (tenant_id, import_id, first_line) ="
+            " (select tenant_id, import_id, first_line"
             " from import_chunk where tenant_id = $1 and import_id = $2 order by first_line limit 1) returning rows",
             tenant_id,
             import_id,

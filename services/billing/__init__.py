@@ -1,0 +1,1 @@
+"""An ISP's billing: accounts, plans, subscriptions, invoices, payments."""

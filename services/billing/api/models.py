@@ -1,0 +1,250 @@
+"""Shapes of requests and answers."""
+
+from datetime import date, datetime
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from chassis.money import EXPONENTS
+
+Text = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]*$")]
+Code = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9_.-]+$")]
+_LARGEST = 10**15
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Money(_Strict):
+    """An amount in the minor units of a currency: 2985 USD is 29.85 US dollars."""
+
+    amount_minor: int = Field(ge=0, le=_LARGEST)
+    currency: str = Field(min_length=3, max_length=3)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.currency not in EXPONENTS:
+            raise ValueError("currency is not an ISO 4217 code")
+        return self
+
+    @classmethod
+    def of(cls, amount_minor: int, currency: str) -> "Money":
+        return cls.model_construct(amount_minor=amount_minor, currency=currency)
+
+
+class AccountView(BaseModel):
+    """A customer's billing account."""
+
+    id: UUID
+    customer_id: UUID
+    external_reference: str | None
+    currency: str
+    status: str = Field(description="open or closed")
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Any) -> "AccountView":
+        return cls(id=row["account_id"], **{name: row[name] for name in cls.model_fields if name != "id"})
+
+
+class PlanData(_Strict):
+    code: Code
+    name: Text
+    price: Money
+
+
+class PlanChange(_Strict):
+    name: Text | None = None
+    price: Money | None = None
+
+
+class PlanView(BaseModel):
+    """A plan that can be subscribed to."""
+
+    id: UUID
+    code: str
+    name: str
+    price: Money
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Any) -> "PlanView":
+        plain = {name: row[name] for name in ("code", "name", "version", "created_at", "updated_at")}
+        return cls(id=row["plan_id"], price=Money.of(row["price_minor"], row["currency"]), **plain)
+
+
+class OrderData(_Strict):
+    """A subscription to activate, for a customer named by id or by external reference."""
+
+    customer_id: UUID | None = None
+    customer_external_reference: Text | None = None
+    plan_code: Code
+    price: Money | None = Field(None, description="A price of its own instead of the plan's.")
+    started_on: Annotated[date, Field(ge=date(2000, 1, 1), le=date(2100, 1, 1))] | None = None
+
+    @model_validator(mode="after")
+    def _one_customer(self) -> Self:
+        if (self.customer_id is None) == (self.customer_external_reference is None):
+            raise ValueError("name the customer by customer_id or by customer_external_reference")
+        return self
+
+
+class BulkOrder(_Strict):
+    items: list[OrderData] = Field(min_length=1, max_length=1000)
+
+
+class RejectedOrder(BaseModel):
+    index: int
+    reason: str
+
+
+class BulkResult(BaseModel):
+    """What became of the orders; `index` counts from 0."""
+
+    created: int
+    unchanged: int
+    rejected: list[RejectedOrder]
+
+
+class SubscriptionView(BaseModel):
+    """A subscription of an account to a plan."""
+
+    id: UUID
+    account_id: UUID
+    plan_id: UUID
+    price: Money
+    started_on: date
+    cancelled_on: date | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Any) -> "SubscriptionView":
+        names = ("account_id", "plan_id", "started_on", "cancelled_on", "version", "created_at", "updated_at")
+        price = Money.of(row["price_minor"], row["currency"])
+        return cls(id=row["subscription_id"], price=price, **{name: row[name] for name in names})
+
+
+class RunOrder(_Strict):
+    period: str = Field(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$", examples=["2026-10"])
+
+
+class RunView(BaseModel):
+    """A billing run and how far it is."""
+
+    id: UUID
+    period: str
+    status: str = Field(description="queued, running or completed")
+    processed: int
+    invoices: int
+    total: Money
+    created_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Any) -> "RunView":
+        plain = {name: row[name] for name in ("status", "processed", "invoices", "created_at", "finished_at")}
+        total = Money.of(row["total_minor"], row["currency"])
+        return cls(id=row["run_id"], period=f"{row['period_start']:%Y-%m}", total=total, **plain)
+
+
+class LineView(BaseModel):
+    subscription_id: UUID
+    description: str
+    amount: Money
+
+
+class InvoiceView(BaseModel):
+    """An invoice."""
+
+    id: UUID
+    account_id: UUID
+    customer_id: UUID
+    number: str
+    status: str = Field(description="open or paid")
+    period_start: date
+    period_end: date
+    issued_at: datetime
+    due_on: date
+    total: Money
+    paid: Money
+    version: int
+    lines: list[LineView] | None = Field(None, description="On a single invoice only.")
+
+    @classmethod
+    def of(cls, row: Any, lines: list[Any] | None = None) -> "InvoiceView":
+        names = ("account_id", "customer_id", "number", "period_start", "period_end", "issued_at", "due_on", "version")
+        currency = row["currency"]
+        return cls(
+            id=row["invoice_id"],
+            status="paid" if row["paid_minor"] == row["total_minor"] else "open",
+            total=Money.of(row["total_minor"], currency),
+            paid=Money.of(row["paid_minor"], currency),
+            lines=None
+            if lines is None
+            else [
+                LineView(
+                    subscription_id=line["subscription_id"],
+                    description=line["description"],
+                    amount=Money.of(line["amount_minor"], currency),
+                )
+                for line in lines
+            ],
+            **{name: row[name] for name in names},
+        )
+
+
+class PaymentData(_Strict):
+    account_id: UUID
+    amount: Money
+    method: Text
+    reference: Text | None = None
+
+
+class PaymentView(BaseModel):
+    """A payment and how much of it paid invoices."""
+
+    id: UUID
+    account_id: UUID
+    amount: Money
+    allocated: Money
+    method: str
+    reference: str | None
+    received_at: datetime
+
+    @classmethod
+    def of(cls, row: Any) -> "PaymentView":
+        names = ("account_id", "method", "reference", "received_at")
+        return cls(
+            id=row["payment_id"],
+            amount=Money.of(row["amount_minor"], row["currency"]),
+            allocated=Money.of(row["allocated_minor"], row["currency"]),
+            **{name: row[name] for name in names},
+        )
+
+
+class Count(BaseModel):
+    count: int
+
+
+class InvoiceSummary(BaseModel):
+    """How many invoices there are, and what they sum to."""
+
+    count: int
+    total: Money
+
+
+class WorkspaceView(BaseModel):
+    """The tenant's place in billing."""
+
+    tenant_id: UUID
+    currency: str
+    time_zone: str
+    created_at: datetime

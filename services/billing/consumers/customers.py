@@ -1,0 +1,93 @@
+"""Opens a billing account for each customer, and closes it when the customer leaves."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from chassis.ids import new_id
+from chassis.messaging.consumer import Permanent, Received, Subscription
+from chassis.messaging.outbox import Outgoing, publish
+from chassis.persistence.database import Transaction
+from chassis.service import Service
+from dotmac_contracts import topics
+from dotmac_contracts.billing import BillingAccountClosed, BillingAccountOpened, SubscriptionCancelled
+from dotmac_contracts.customer import CustomerCreated, CustomerTerminated, CustomerUpdated
+
+
+def subscription(service: Service) -> Subscription:
+    """Return what billing does with the customers' events."""
+
+    async def created(tx: Transaction, received: Sequence[Received[CustomerCreated]]) -> None:
+        currencies = {
+            row["tenant_id"]: row["currency"] for row in await tx.fetch("select tenant_id, currency from workspace")
+        }
+        missing = {item.event.tenant_id for item in received} - currencies.keys()
+        if missing:
+            raise Permanent(f"no workspace was prepared for {', '.join(map(str, missing))}")
+        rows = await tx.fetch(
+            "insert into billing_account"
+            " (tenant_id, account_id, customer_id, external_reference, currency, status, version)"
+            " select *, 1 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[])"
+            " on conflict do nothing returning tenant_id, account_id, customer_id, currency, status",
+            [item.event.tenant_id for item in received],
+            [new_id() for _ in received],
+            [item.event.customer_id for item in received],
+            [item.event.external_reference for item in received],
+            [currencies[item.event.tenant_id] for item in received],
+            ["open" if item.event.status == "active" else "closed" for item in received],
+        )
+        causes = {item.event.customer_id: item.envelope for item in received}
+        outgoing = []
+        for row in rows:
+            ids = {name: row[name] for name in ("account_id", "tenant_id", "customer_id")}
+            cause = causes[row["customer_id"]]
+            outgoing.append(Outgoing(BillingAccountOpened(**ids, currency=row["currency"]), 1, cause))
+            if row["status"] == "closed":
+                outgoing.append(Outgoing(BillingAccountClosed(**ids), 2, cause))
+        await publish(tx, outgoing, source=service.source, clock=service.clock)
+
+    async def updated(tx: Transaction, received: Sequence[Received[CustomerUpdated]]) -> None:
+        # The last state of each customer in the batch.
+        last = {item.event.customer_id: item.event for item in received}.values()
+        await tx.execute(
+            "update billing_account a set external_reference = x.reference, updated_at = now()"
+            " from unnest($1::uuid[], $2::uuid[], $3::text[]) as x (tenant_id, customer_id, reference)"
+            " where a.tenant_id = x.tenant_id and a.customer_id = x.customer_id",
+            [event.tenant_id for event in last],
+            [event.customer_id for event in last],
+            [event.external_reference for event in last],
+        )
+        await close(tx, [item for item in received if item.event.status == "terminated"])
+
+    async def close(tx: Transaction, received: Sequence[Received[Any]]) -> None:
+        causes = {item.event.customer_id: item.envelope for item in received}
+        keys = ([item.event.tenant_id for item in received], [item.event.customer_id for item in received])
+        accounts = await tx.fetch(
+            "update billing_account a set status = 'closed', version = 2, updated_at = now()"
+            " from unnest($1::uuid[], $2::uuid[]) as x (tenant_id, customer_id)"
+            " where a.tenant_id = x.tenant_id and a.customer_id = x.customer_id and a.status = 'open'"
+            " returning a.tenant_id, a.account_id, a.customer_id",
+            *keys,
+        )
+        today: date = service.clock.now().date()
+        ended = await tx.fetch(
+            "update subscription s set cancelled_on = greatest($3, s.started_on), version = s.version + 1,"
+            " updated_at = now() from unnest($1::uuid[], $2::uuid[]) as x (tenant_id, account_id)"
+            " where s.tenant_id = x.tenant_id and s.account_id = x.account_id and s.cancelled_on is null"
+            " returning s.tenant_id, s.subscription_id, s.account_id, s.cancelled_on, s.version",
+            [row["tenant_id"] for row in accounts],
+            [row["account_id"] for row in accounts],
+            today,
+        )
+        cause_of = {row["account_id"]: causes[row["customer_id"]] for row in accounts}
+        outgoing = [Outgoing(BillingAccountClosed(**dict(row)), 2, cause_of[row["account_id"]]) for row in accounts]
+        outgoing += [
+            Outgoing(SubscriptionCancelled(**dict(row)), row["version"], cause_of[row["account_id"]]) for row in ended
+        ]
+        await publish(tx, outgoing, source=service.source, clock=service.clock)
+
+    return Subscription(
+        "billing-customers",
+        [topics.CUSTOMER],
+        {CustomerCreated: created, CustomerUpdated: updated, CustomerTerminated: close},
+    )
