@@ -1,0 +1,215 @@
+"""Writes JSON Schemas, golden samples and the AsyncAPI document from the models; `--check` compares instead.
+
+A schema or sample that was committed is what was released: today's models must fit it (see `violations`).
+"""
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from dotmac_contracts.envelope import EVENTS, Envelope, Event, decode, encode
+from dotmac_contracts.topics import ALL
+
+
+ROOT = Path(__file__).resolve().parent
+_MOMENT = "2026-01-01T00:00:00Z"
+_ID = UUID("01900000-0000-7000-8000-000000000001")
+
+
+def schema_of(event: type[Event]) -> dict[str, Any]:
+    """Return an event's JSON Schema."""
+    schema: dict[str, Any] = event.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": event.TYPE, **schema}
+
+
+def sample_of(event: type[Event]) -> dict[str, Any]:
+    """Return a record of an event: its headers and its value, the same at each call."""
+    instance = event.model_validate(_example(event.model_json_schema(), event.model_json_schema()))
+    envelope = Envelope(
+        id=_ID,
+        source=f"/services/{event.TOPIC.owner}",
+        type=event.TYPE,
+        time=datetime.fromisoformat(_MOMENT),
+        subject=instance.key,
+        partitionkey=instance.key,
+        tenantid=instance.tenant_id,
+        aggregateversion=1,
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    )
+    record = encode(instance, envelope)
+    return {
+        "topic": record.topic,
+        "key": record.key.decode(),
+        "headers": {name: value.decode() for name, value in record.headers},
+        "value": json.loads(record.value),
+    }
+
+
+def _example(schema: dict[str, Any], root: dict[str, Any]) -> Any:
+    if "$ref" in schema:
+        return _example(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root)
+    if schema.get("examples"):
+        return schema["examples"][0]
+    if "properties" in schema:
+        return {name: _example(part, root) for name, part in schema["properties"].items()}
+    if "anyOf" in schema:
+        return _example(schema["anyOf"][0], root)
+    if "enum" in schema or "const" in schema:
+        return schema.get("const", schema.get("enum", [None])[0])
+    formats = {"uuid": str(_ID), "date-time": _MOMENT, "date": "2026-01-01"}
+    kinds = {"boolean": True, "integer": 1, "string": "text"}
+    return formats.get(schema.get("format", ""), kinds.get(schema.get("type", ""), "text"))
+
+
+def violations(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return how a new schema breaks those who rely on the old one, either way; empty when it doesn't.
+
+    Consumers of the old version must understand what is sent now, and today's consumers what was sent before.
+    """
+    return _differences("", old, new, old, new)
+
+
+def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in schema:
+        return schema
+    found: dict[str, Any] = root["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
+    return found
+
+
+def _differences(
+    where: str, old: dict[str, Any], new: dict[str, Any], old_root: dict[str, Any], new_root: dict[str, Any]
+) -> list[str]:
+    old, new = _resolved(old, old_root), _resolved(new, new_root)
+    place = where or "the event"
+    found: list[str] = []
+    for name in ("type", "format", "pattern", "const", "enum", "maxLength", "minLength", "minimum", "maximum"):
+        if old.get(name) != new.get(name):
+            found.append(f"{place}: {name} was {old.get(name)!r} and is {new.get(name)!r}")
+    before, after = old.get("properties", {}), new.get("properties", {})
+    found += [f"{where}.{name} was removed" for name in before.keys() - after.keys()]
+    required_before, required_after = set(old.get("required", ())), set(new.get("required", ()))
+    found += [f"{where}.{name} is newly required" for name in required_after - required_before]
+    found += [
+        f"{where}.{name} was required and is optional" for name in (required_before - required_after) & after.keys()
+    ]
+    for name in sorted(before.keys() & after.keys()):
+        found += _differences(f"{where}.{name}", before[name], after[name], old_root, new_root)
+    old_any, new_any = old.get("anyOf", []), new.get("anyOf", [])
+    if len(old_any) != len(new_any):
+        found.append(f"{place}: its alternatives changed")
+    for index, (first, second) in enumerate(zip(old_any, new_any, strict=False)):
+        found += _differences(f"{where}[{index}]", first, second, old_root, new_root)
+    if "items" in old and "items" in new:
+        found += _differences(f"{where}[]", old["items"], new["items"], old_root, new_root)
+    return sorted(found)
+
+
+def asyncapi() -> dict[str, Any]:
+    """Return the AsyncAPI 3 document of all topics and events."""
+    channels, operations, messages, schemas = {}, {}, {}, {}
+    for topic in ALL:
+        events = [event for event in EVENTS.values() if event.TOPIC is topic]
+        channels[topic.name] = {
+            "address": topic.name,
+            "description": topic.description,
+            "messages": {event.__name__: {"$ref": f"#/components/messages/{event.__name__}"} for event in events},
+            "bindings": {
+                "kafka": {
+                    "topic": topic.name,
+                    "partitions": topic.partitions,
+                    "topicConfiguration": {"retention.ms": topic.retention_ms},
+                }
+            },
+        }
+        operations[f"publish.{topic.name}"] = {
+            "action": "send",
+            "channel": {"$ref": f"#/channels/{topic.name}"},
+            "summary": f"The {topic.owner} service tells of it.",
+        }
+        for event in events:
+            schema = event.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[event.__name__] = schema
+            messages[event.__name__] = {
+                "name": event.TYPE,
+                "title": event.__name__,
+                "summary": (event.__doc__ or "").strip(),
+                "contentType": "application/json",
+                "headers": {"$ref": "#/components/schemas/CloudEventHeaders"},
+                "payload": {"$ref": f"#/components/schemas/{event.__name__}"},
+                "bindings": {"kafka": {"key": {"type": "string", "format": "uuid", "description": topic.key}}},
+            }
+    required = ["id", "source", "type", "time", "partitionkey", "tenantid", "aggregateversion"]
+    headers = ["specversion", *required, "subject", "causationid", "correlationid"]
+    schemas["CloudEventHeaders"] = {
+        "type": "object",
+        "description": "CloudEvents 1.0 in Kafka's binary content mode.",
+        "properties": {
+            **{f"ce_{name}": {"type": "string"} for name in headers},
+            "content-type": {"const": "application/json"},
+            "traceparent": {"type": "string", "description": "W3C trace context."},
+        },
+        "required": ["content-type", "ce_specversion", *(f"ce_{name}" for name in required)],
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "DotMac Platform events", "version": "1.0.0"},
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages, "schemas": dict(sorted(schemas.items()))},
+    }
+
+
+def files() -> dict[Path, str]:
+    """Return what belongs in which file."""
+    made = {ROOT / "asyncapi.yaml": yaml.safe_dump(asyncapi(), sort_keys=False, width=110)}
+    for event in EVENTS.values():
+        name = f"{event.TOPIC.domain}.{event.__name__}.v1.json"
+        made[ROOT / "schemas" / name] = json.dumps(schema_of(event), indent=2) + "\n"
+        made[ROOT / "samples" / name] = json.dumps(sample_of(event), indent=2) + "\n"
+    return made
+
+
+def problems() -> list[str]:
+    """Return what is wrong with what is committed, compared with the models."""
+    found = []
+    for path, content in files().items():
+        place = path.relative_to(ROOT)
+        if not path.exists():
+            found.append(f"{place} is missing: run `make contracts` and commit it")
+            continue
+        committed = path.read_text()
+        if path.parent.name == "schemas":
+            broken = violations(json.loads(committed), json.loads(content))
+            found += [f"{place}: {text}: make a new version beside it instead" for text in broken]
+        if path.parent.name != "samples" and committed != content:
+            found.append(f"{place} is stale: run `make contracts` and commit it")
+    for path in (ROOT / "samples").glob("*.json"):
+        sample = json.loads(path.read_text())
+        try:
+            headers = [(name, value.encode()) for name, value in sample["headers"].items()]
+            decode(headers, json.dumps(sample["value"]).encode())
+        except ValueError as error:
+            found.append(f"samples/{path.name} was released and can't be read any more: {error}")
+    return found
+
+
+def main() -> None:
+    """Write, or check."""
+    if sys.argv[1:] == ["--check"]:
+        found = problems()
+        sys.exit("\n".join(found) if found else None)
+    for path, content in files().items():
+        path.parent.mkdir(exist_ok=True)
+        # A sample that is there was released, and stays as it is.
+        if path.parent.name != "samples" or not path.exists():
+            path.write_text(content)
+
+
+if __name__ == "__main__":
+    main()

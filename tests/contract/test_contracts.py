@@ -1,0 +1,111 @@
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloudevents.core.bindings.kafka import KafkaMessage, from_binary
+from cloudevents.core.formats.json import JSONFormat
+from contracts.generate import problems, sample_of, schema_of, violations
+from dotmac_contracts.customer import CustomerCreated
+from dotmac_contracts.envelope import EVENTS, DecodeError, Event, UnknownEventType, decode
+from dotmac_contracts.topics import ALL
+
+SAMPLES = sorted((Path(__file__).parents[2] / "contracts" / "samples").glob("*.json"))
+
+
+def record(path: Path) -> tuple[list[tuple[str, bytes]], bytes]:
+    sample = json.loads(path.read_text())
+    return [(name, value.encode()) for name, value in sample["headers"].items()], json.dumps(sample["value"]).encode()
+
+
+def test_what_is_committed_is_what_the_models_say() -> None:
+    assert problems() == []
+    assert len(SAMPLES) == len(EVENTS)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_todays_models_read_released_samples_and_ignore_unknown_fields(path: Path) -> None:
+    headers, value = record(path)
+    envelope, event = decode(headers, json.dumps({**json.loads(value), "added_later": 1}).encode())
+    assert json.loads(event.model_dump_json()) == json.loads(value)
+    assert envelope.partitionkey == event.key
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_the_cloudevents_sdk_reads_our_records(path: Path) -> None:
+    headers, value = record(path)
+    message = KafkaMessage(headers=dict(headers), key=b"k", value=value)
+    event = from_binary(message, JSONFormat())
+    ours, _ = decode(headers, value)
+    assert event.get_id() == str(ours.id)
+    assert event.get_type() == ours.type
+    assert event.get_source() == ours.source
+    assert event.get_data() == json.loads(value)
+
+
+def change(schema: dict[str, Any], kind: str) -> None:
+    properties = schema["properties"]
+    if kind == "removed field":
+        del properties["name"]
+        schema["required"].remove("name")
+    elif kind == "new required field":
+        properties["surname"] = {"type": "string"}
+        schema["required"].append("surname")
+    elif kind == "narrowed type":
+        properties["paperless_billing"]["type"] = "integer"
+    elif kind == "renamed enum value":
+        properties["status"]["enum"] = ["active", "ended"]
+
+
+@pytest.mark.parametrize("kind", ["removed field", "new required field", "narrowed type", "renamed enum value"])
+def test_a_breaking_change_is_caught(kind: str) -> None:
+    schema = schema_of(CustomerCreated)
+    broken = copy.deepcopy(schema)
+    change(broken, kind)
+    assert violations(schema, broken)
+
+
+def test_an_added_optional_field_is_no_violation() -> None:
+    schema = schema_of(CustomerCreated)
+    grown = copy.deepcopy(schema)
+    grown["properties"]["nickname"] = {"type": "string"}
+    assert violations(schema, grown) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("ce_specversion", b"2.0", "specversion"),
+        ("ce_id", b"not-a-uuid", "id"),
+        ("ce_source", b"\xff", "UTF-8"),
+        ("ce_aggregateversion", b"one", "aggregateversion"),
+    ],
+)
+def test_a_malformed_header_is_named(name: str, value: bytes, reason: str) -> None:
+    headers, body = record(SAMPLES[0])
+    with pytest.raises(DecodeError, match=reason):
+        decode([(key, value if key == name else old) for key, old in headers], body)
+
+
+def test_a_missing_header_a_missing_value_and_an_unknown_type_are_named() -> None:
+    headers, body = record(SAMPLES[0])
+    with pytest.raises(DecodeError, match="ce_tenantid"):
+        decode([header for header in headers if header[0] != "ce_tenantid"], body)
+    with pytest.raises(DecodeError, match="no value"):
+        decode(headers, None)
+    with pytest.raises(DecodeError, match="is not a"):
+        decode(headers, b"{")
+    with pytest.raises(UnknownEventType):
+        decode([(key, b"dotmac.x.Y" if key == "ce_type" else old) for key, old in headers], body)
+
+
+def test_every_topic_has_events_with_its_key_and_every_event_is_described() -> None:
+    for topic in ALL:
+        events: list[type[Event]] = [event for event in EVENTS.values() if event.TOPIC is topic]
+        assert events
+        for event in events:
+            assert topic.key in event.model_fields
+            assert event.__doc__
+            assert all(field.description for name, field in event.model_fields.items() if name != "tenant_id")
+            assert sample_of(event)["headers"]["ce_type"] == event.TYPE
