@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -22,6 +23,8 @@ from deploy.stack.stack import Stack, running
 app = typer.Typer(no_args_is_help=True, help="The DotMac Platform's command line.")
 app.add_typer(dead_letters, name="dead-letters")
 console = Console()
+# While it waits for Kafka, the client logs each attempt; the stack says itself when it gives up.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 _MAPPING = Path(__file__).resolve().parent.parent / "examples" / "telco-subscribers.mapping.yaml"
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from uuid import UUID
 
 import yaml
+
 from dotmac_contracts.envelope import EVENTS, Envelope, Event, decode, encode
 from dotmac_contracts.topics import ALL
-
 
 ROOT = Path(__file__).resolve().parent
 _MOMENT = "2026-01-01T00:00:00Z"

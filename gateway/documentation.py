@@ -68,13 +68,15 @@ PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>DotMac Platform API</title>
 <style>
  body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2430}
- h2{margin-top:2.5rem;border-bottom:1px solid #d8dde6} details{margin:.4rem 0;border:1px solid #d8dde6;border-radius:6px}
+ h2{margin-top:2.5rem;border-bottom:1px solid #d8dde6}
+ details{margin:.4rem 0;border:1px solid #d8dde6;border-radius:6px}
  summary{padding:.5rem .8rem;cursor:pointer} summary b{display:inline-block;width:4.5rem;color:#0b5fbd}
  details>div{padding:0 1rem 1rem} pre{background:#f4f6f9;padding:.8rem;overflow:auto;border-radius:6px}
  code{font-family:ui-monospace,monospace} small{color:#5b6675}
 </style>
 <h1>DotMac Platform API</h1>
-<p>The document behind this page: <a href="/openapi.json">OpenAPI</a>. Events: <a href="/asyncapi.yaml">AsyncAPI</a>.</p>
+<p>The document behind this page: <a href="/openapi.json">OpenAPI</a>.
+Events: <a href="/asyncapi.yaml">AsyncAPI</a>.</p>
 <main>Loading…</main>
 <script>
 const element = (tag, text, ...children) => {
@@ -95,7 +97,8 @@ fetch('/openapi.json').then(answer => answer.json()).then(api => {
     const body = operation.requestBody && Object.entries(operation.requestBody.content);
     const box = element('details', '');
     const summary = element('summary', '');
-    summary.append(element('b', method.toUpperCase()), element('code', path), element('small', ' ' + operation.summary));
+    summary.append(element('b', method.toUpperCase()), element('code', path));
+    summary.append(element('small', ' ' + operation.summary));
     const inside = element('div', operation.description);
     const parameters = element('ul', '');
     for (const parameter of operation.parameters || [])
@@ -103,7 +106,8 @@ fetch('/openapi.json').then(answer => answer.json()).then(api => {
         + (parameter.description || '')));
     inside.append(parameters);
     for (const [type, content] of body || [])
-      inside.append(element('p', 'Body: ' + type), element('pre', JSON.stringify(expand(content.schema, all), null, 2)));
+      inside.append(element('p', 'Body: ' + type),
+        element('pre', JSON.stringify(expand(content.schema, all), null, 2)));
     for (const [status, answer] of Object.entries(operation.responses)) {
       const content = Object.entries(answer.content || {})[0];
       inside.append(element('p', 'Answer ' + status + ': ' + answer.description));

@@ -1,6 +1,8 @@
 """A client for tests that notes which operations of the OpenAPI document it exercised."""
 
 import asyncio
+import io
+import json
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -59,9 +61,9 @@ class Api:
         sent = dict(headers or {})
         if self.token:
             sent.setdefault("Authorization", f"Bearer {self.token}")
-        data: Any = form if form is not None else raw
+        data: Any = form if form is not None else (raw if raw is None else io.BytesIO(raw))
         if data is None and body is not None:
-            data = orjson.dumps(body)
+            data = json.dumps(body).encode()
         if form is None and data is not None:
             sent.setdefault("Content-Type", "application/json")
         async with self.http.request(method, self.url + path, data=data, headers=sent, params=params) as answer:

@@ -118,4 +118,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     missed = sorted(OPERATIONS.keys() - EXERCISED)
     if whole and missed and exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        print("\noperations that no test exercised successfully:", *(f"  {m} {p}" for m, p in missed), sep="\n")
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_line("operations that no test exercised successfully:")
+        for method, path in missed:
+            reporter.write_line(f"  {method} {path}")

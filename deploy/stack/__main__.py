@@ -1,6 +1,7 @@
 """`python -m deploy.stack`: runs the stack until Ctrl-C."""
 
 import asyncio
+import logging
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from deploy.stack.stack import Stack, running, until_cancelled
 
 FOLDER = Path(".stack")
 console = Console()
+# While it waits for Kafka, the client logs each attempt; the stack says itself when it gives up.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 async def run() -> None:

@@ -63,7 +63,6 @@ class Child:
         self._user = user
         self._folder = folder
         self._keep_alive = keep_alive
-        self._stopping = False
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -74,7 +73,6 @@ class Child:
 
     async def start(self) -> None:
         """Start it, in a session of its own so that Ctrl-C reaches the stack alone."""
-        self._stopping = False
         await self._spawn()
         if self._keep_alive and (self._watch is None or self._watch.done()):
             self._watch = asyncio.create_task(self._restart_when_it_dies(), name=f"watch-{self.name}")
@@ -95,16 +93,13 @@ class Child:
 
     async def _restart_when_it_dies(self) -> None:
         backoff = 0.5
-        while not self._stopping:
+        while True:
             assert self._process is not None
             started = time.monotonic()
             await self._process.wait()
-            if self._stopping:
-                return
             backoff = 0.5 if time.monotonic() - started > 10 else min(backoff * 2, 10)
             await asyncio.sleep(backoff)
-            if not self._stopping:
-                await self._spawn()
+            await self._spawn()  # stop() cancels this task first
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash would; a process that is kept alive comes back."""
@@ -113,7 +108,6 @@ class Child:
 
     async def stop(self, patience_seconds: float = 20) -> None:
         """Ask it to stop, and kill it if it does not."""
-        self._stopping = True
         if self._watch:
             self._watch.cancel()
         if self._process is None or self._process.returncode is not None:

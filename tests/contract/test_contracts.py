@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
+
 from contracts.generate import problems, sample_of, schema_of, violations
 from dotmac_contracts.customer import CustomerCreated
 from dotmac_contracts.envelope import EVENTS, DecodeError, Event, UnknownEventType, decode

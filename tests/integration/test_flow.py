@@ -5,9 +5,9 @@ import re
 from typing import Any
 
 import asyncpg
-from dotmac_contracts.envelope import decode
 
 from deploy.stack.stack import Stack
+from dotmac_contracts.envelope import decode
 from tests.api import Api, eventually
 from tests.conftest import Tenant, registration
 
