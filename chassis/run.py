@@ -2,34 +2,38 @@
 
 import asyncio
 import contextlib
-import gc
 import importlib
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import structlog
-import uvicorn
 import uvloop
 from pydantic import ValidationError
 
-from chassis import telemetry
+from chassis import garbage, telemetry
 from chassis.clock import SystemClock
 from chassis.http.app import create_app
-from chassis.http.health import Check
+from chassis.http.health import Check, watch
+from chassis.http.server import DrainingServer, configured
+from chassis.messaging import watch as messaging_watch
 from chassis.messaging.broker import ping
 from chassis.messaging.consumer import ConsumerRunner
 from chassis.messaging.relay import Relay
+from chassis.messaging.security import client_security
 from chassis.persistence.database import Database
+from chassis.security.revocations import Follower, Revocations
 from chassis.security.tokens import TokenVerifier
+from chassis.security.vault import Vault
 from chassis.service import Microservice, Service
 from chassis.settings import Settings
-from chassis.worker import Worker
 
 log = structlog.get_logger()
 
+# A request that waits longer holds a connection for an answer that nobody waits for any more.
+_REQUEST_LIMITS = {"statement_timeout": "30s", "lock_timeout": "10s"}
 ROLES = frozenset({"api", "consumer", "relay"})
 
 
@@ -62,7 +66,7 @@ def _broken_module(error: BaseException) -> str | None:
 
 async def serve(microservice: Microservice, settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, then stop in order: no new requests, consumers, relay, connections."""
-    telemetry.configure(microservice.name, log_level=settings.log_level, otlp_endpoint=settings.otlp_endpoint)
+    telemetry.configure(microservice.name, settings)
     roles = {role.strip() for role in settings.roles.split(",") if role.strip()}
     if not roles or roles - ROLES:
         sys.exit(f"ROLES must name some of {', '.join(sorted(ROLES))}; it is {settings.roles!r}")
@@ -70,79 +74,94 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
     async with contextlib.AsyncExitStack() as stack:
+        revocations = Revocations()
         service = Service(
             name=microservice.name,
             settings=settings,
-            db=Database(settings.database_url, application_name=f"{microservice.name}-api"),
+            db=Database(settings.database_url, application_name=f"{microservice.name}-api", limits=_REQUEST_LIMITS),
             consumer_db=Database(settings.consumer_database_url, application_name=f"{microservice.name}-consumer"),
             clock=SystemClock(),
-            tokens=TokenVerifier(settings.jwks_url),
+            tokens=TokenVerifier(settings.jwks_url, revocations),
+            vault=Vault(*settings.sealing_secrets),
         )
-        for database in (service.db, service.consumer_db):
-            await database.connect()
-            stack.push_async_callback(database.close)
-
-        async def broker() -> None:
-            await ping(settings.kafka_bootstrap_servers)
-
-        checks: dict[str, Check] = {"database": service.db.ping, "broker": broker}
+        # A process has, and checks, only what its roles need: an API fills its outbox while the broker is away.
+        checks: dict[str, Check] = {}
+        for role, database in (("api", service.db), ("consumer", service.consumer_db)):
+            if role in roles:
+                await database.connect()
+                stack.push_async_callback(database.close)
+                checks[f"database as {role}"] = database.ping
+        if roles != {"api"}:
+            checks["broker"] = partial(ping, settings.kafka_bootstrap_servers, security=client_security(settings))
         if "relay" in roles:
             relay = Relay(settings, microservice.name)
             task = asyncio.create_task(relay.run(), name="relay")
             stack.push_async_callback(_cancelled, task)
-            checks["relay"] = _healthy("the relay is not connected", lambda: relay.healthy)
+            measuring = messaging_watch.outbox(settings.relay_database_url, microservice.name)
+            stack.push_async_callback(_cancelled, asyncio.create_task(measuring, name="outbox-watch"))
+            checks["relay"] = _healthy("the relay is not connected", relay)
         if "consumer" in roles:
             consumers = ConsumerRunner(settings, service.consumer_db, microservice.subscriptions(service))
             await consumers.start()
             stack.push_async_callback(consumers.stop)
-            checks["consumer"] = _healthy("a consumer is not connected", lambda: consumers.healthy)
+            checks["consumer"] = _healthy("a consumer is not connected", consumers)
             for worker in microservice.workers(service):
                 service.workers[worker.name] = worker
                 worker.start()
                 stack.push_async_callback(worker.stop)
-                checks[f"worker {worker.name}"] = _healthy("it has stopped", partial(_runs, worker))
+                checks[f"worker {worker.name}"] = _healthy("it has stopped", worker)
         if "api" in roles:
             await microservice.prepare(service)
+            for listener in microservice.listeners(service):
+                service.listeners[listener.channel] = listener
+                listener.start()
+                stack.push_async_callback(listener.stop)
+                checks[f"listener {listener.channel}"] = _healthy("it is not connected", listener)
+            following = Follower(microservice.name, settings, revocations)
+            stack.push_async_callback(following.stop)
+            await following.start()
         # A process without the API still answers health and metrics, on the same port.
         app = create_app(
             microservice if "api" in roles else Microservice(microservice.name, microservice.title),
             service,
             checks,
         )
-        server = uvicorn.Server(
-            uvicorn.Config(
+        server = DrainingServer(
+            configured(
                 app,
-                host=settings.host,
-                port=settings.port,
-                log_config=None,
-                access_log=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=10,
-                server_header=False,
+                settings.host,
+                settings.port,
+                certificate=settings.tls_certificate_file,
+                key=settings.tls_key_file,
+                trusted_proxies=settings.trusted_proxies,
             )
         )
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 20)
+        stack.push_async_callback(_cancelled, asyncio.create_task(watch(microservice.name, checks), name="checks"))
+        garbage.settle()
         serving = asyncio.create_task(server._serve(), name="http")
         stopped = asyncio.create_task(stopping.wait())
         log.info("started", service=microservice.name, roles=sorted(roles), port=settings.port)
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
+        for listener in service.listeners.values():
+            listener.end()  # answers that go on end now, and their clients ask another instance
+        await server.drain(settings.drain_seconds)
         server.should_exit = True
         await serving
     log.info("stopped", service=microservice.name)
 
 
-def _healthy(reason: str, probe: Callable[[], bool]) -> Check:
+class _Part(Protocol):
+    @property
+    def healthy(self) -> bool: ...
+
+
+def _healthy(reason: str, part: _Part) -> Check:
     async def check() -> None:
-        if not probe():
+        if not part.healthy:
             raise RuntimeError(reason)
 
     return check
-
-
-def _runs(worker: Worker) -> bool:
-    return worker.healthy
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

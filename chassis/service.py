@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter
 
 from chassis.clock import Clock
-from chassis.messaging.consumer import Subscription
+from chassis.messaging.subscription import Subscription
 from chassis.persistence.database import Database
+from chassis.persistence.listener import Listener
 from chassis.security.tokens import TokenVerifier
+from chassis.security.vault import Vault
 from chassis.settings import Settings
 from chassis.worker import Worker
 
@@ -23,7 +25,10 @@ class Service:
     consumer_db: Database
     clock: Clock
     tokens: TokenVerifier
+    vault: Vault
     workers: dict[str, Worker] = field(default_factory=dict)
+    listeners: dict[str, Listener] = field(default_factory=dict)
+    """Beside the API, by channel."""
 
     @property
     def source(self) -> str:
@@ -44,6 +49,10 @@ def _no_workers(_service: Service) -> Sequence[Worker]:
     return ()
 
 
+def _no_listeners(_service: Service) -> Sequence[Listener]:
+    return ()
+
+
 async def _no_preparation(_service: Service) -> None:
     return None
 
@@ -57,5 +66,9 @@ class Microservice:
     routers: Sequence[APIRouter] = ()
     subscriptions: Callable[[Service], Sequence[Subscription]] = _nothing
     workers: Callable[[Service], Sequence[Worker]] = _no_workers
+    listeners: Callable[[Service], Sequence[Listener]] = _no_listeners
+    """What the API waits by, for answers that go on."""
+    streams: Sequence[str] = ()
+    """Paths of the operations that take in their bodies piece by piece, and so may have large ones."""
     prepare: Callable[[Service], Awaitable[None]] = _no_preparation
     """Runs once before the API answers, and must be idempotent."""

@@ -1,21 +1,54 @@
 """Settings of a service, read from the environment once, at start."""
 
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _MINIMUM_SECRET = 32
 _DEVELOPMENT_SECRET = "development-only-secret-of-more-than-32-characters"
 
 
-class Settings(BaseSettings):
+class TelemetrySettings(BaseSettings):
+    """What every process, the gateway as well, needs to know to tell of itself."""
+
+    log_level: str = "INFO"
+    otlp_endpoint: str | None = None
+    """A collector's address, such as http://127.0.0.1:4318; without one there are no spans."""
+    trace_ratio: float = Field(default=1.0, ge=0, le=1)
+    """The share of the requests that are traced, decided at the gateway."""
+
+
+class KafkaSettings(BaseSettings):
+    """How every client of the broker reaches it."""
+
+    kafka_bootstrap_servers: str = "127.0.0.1:9092"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ca_file: Path | None = None
+    """The authority that signed the brokers' certificates, as PEM; the system's own without one."""
+
+    @model_validator(mode="after")
+    def _signs_in(self) -> Self:
+        if self.kafka_security_protocol.startswith("SASL") and not (
+            self.kafka_sasl_username and self.kafka_sasl_password
+        ):
+            raise ValueError("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD are needed to sign in to Kafka")
+        return self
+
+
+class Settings(TelemetrySettings, KafkaSettings):
     """What every service needs to know of the world around it; a variable is a name in capitals."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
 
     environment: Literal["development", "test", "production"] = "development"
     secret_key: SecretStr = SecretStr(_DEVELOPMENT_SECRET)
+    secret_key_previous: SecretStr | None = None
+    """What SECRET_KEY was before: still opens what it sealed, and seals nothing more."""
     jwt_secret_key: SecretStr = SecretStr(_DEVELOPMENT_SECRET)
     database_url: str = ""
     """The service's own database as its API role, which row-level security confines to one tenant."""
@@ -25,25 +58,38 @@ class Settings(BaseSettings):
     """The same database as the relay role, which sees outbox and journal only."""
     migration_database_url: str = ""
     """The same database as its owner; only migrations use it."""
-    kafka_bootstrap_servers: str = "127.0.0.1:9092"
     kafka_idempotence: bool = True
     """Off only for a broker that has no idempotent producer."""
     host: str = "127.0.0.1"
     port: int = 8000
+    tls_certificate_file: Path | None = None
+    """Certificate chain to serve HTTPS with; plain HTTP without one."""
+    tls_key_file: Path | None = None
+    trusted_proxies: str | None = None
+    """Addresses whose X-Forwarded-For and X-Forwarded-Proto are believed, comma-separated."""
+    drain_seconds: float = 5.0
+    """How long a process that is to stop waits for clients to give up their idle connections."""
     roles: str = "api,consumer,relay"
     """Which of the service's three roles this process takes."""
     jwks_url: str = "http://127.0.0.1:8101/.well-known/jwks.json"
     gateway_url: str = "http://127.0.0.1:8000"
-    otlp_endpoint: str | None = None
     redis_url: str | None = None
-    log_level: str = "INFO"
     bootstrap_admin_email: str | None = None
     bootstrap_admin_password: SecretStr | None = None
 
+    @property
+    def sealing_secrets(self) -> list[str]:
+        """The secrets that open what is sealed; the first one seals."""
+        secrets = (self.secret_key, self.secret_key_previous)
+        return [secret.get_secret_value() for secret in secrets if secret is not None]
+
     @model_validator(mode="after")
     def _secrets_are_real(self) -> Self:
-        for name in ("secret_key", "jwt_secret_key"):
-            value = getattr(self, name).get_secret_value()
+        for name in ("secret_key", "secret_key_previous", "jwt_secret_key"):
+            secret: SecretStr | None = getattr(self, name)
+            if secret is None:
+                continue
+            value = secret.get_secret_value()
             if len(value) < _MINIMUM_SECRET:
                 raise ValueError(f"{name.upper()} needs at least {_MINIMUM_SECRET} characters")
             if self.environment != "development" and value == _DEVELOPMENT_SECRET:

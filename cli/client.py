@@ -1,6 +1,8 @@
 """A client of the REST API through the gateway."""
 
+import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
@@ -9,6 +11,7 @@ import orjson
 
 API = "/api/v1"
 _RENEW_BEFORE_SECONDS = 60.0
+_ATTEMPTS = 5
 
 
 class ApiError(Exception):
@@ -59,18 +62,26 @@ class Client:
         media_type: str = "application/json",
         headers: dict[str, str] | None = None,
     ) -> Any:
-        """Send a request and return the JSON of its answer; ApiError unless it is 2xx."""
+        """Send a request, again where a 503 says when, and return the JSON of its answer; ApiError unless it is 2xx."""
         if self._session is None:
             raise RuntimeError("use the client as a context manager: async with Client(…) as client")
         sent = {**await self._authorization(self._session), "Content-Type": media_type, **(headers or {})}
+        if method == "POST":
+            sent.setdefault("Idempotency-Key", str(uuid.uuid4()))  # so that it can be sent again
         data = stream if stream is not None else (None if body is None else orjson.dumps(body))
-        async with self._session.request(
-            method, f"{self._gateway}{API}{path}", data=data, params=params, headers=sent
-        ) as answer:
-            text = await answer.read()
-            if answer.status >= 300:
+        left = _ATTEMPTS if stream is None else 1  # a stream is gone once it was sent
+        while True:
+            left -= 1
+            async with self._session.request(
+                method, f"{self._gateway}{API}{path}", data=data, params=params, headers=sent
+            ) as answer:
+                text = await answer.read()
+                if answer.status < 300:
+                    return orjson.loads(text) if text else None
+                retry_after = answer.headers.get("Retry-After", "")
+            if not (answer.status == 503 and retry_after.isdigit() and left):
                 raise ApiError(f"{method} {path}: {answer.status} {text.decode(errors='replace')}")
-            return orjson.loads(text) if text else None
+            await asyncio.sleep(int(retry_after))
 
     async def get(self, path: str, **params: str) -> Any:
         """Read a resource."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from getpass import getuser
 from typing import Annotated, TypeVar
 
 import typer
@@ -60,7 +61,7 @@ def show(database_url: Url, letter_id: LetterId) -> None:
 @dead_letters.command()
 def replay(database_url: Url, letter_id: LetterId) -> None:
     """Have the running consumer handle it again, and all that waits behind it, in order."""
-    if not _within(database_url, lambda tx: dead_letter.request_replay(tx, letter_id)):
+    if not _within(database_url, lambda tx: dead_letter.act(tx, letter_id, "replay", getuser())):
         raise typer.BadParameter(f"there is no open dead letter {letter_id}")
     console.print(f"Replay of {letter_id} is asked for. `dotmac dead-letters list` shows whether it is gone.")
 
@@ -68,6 +69,6 @@ def replay(database_url: Url, letter_id: LetterId) -> None:
 @dead_letters.command()
 def discard(database_url: Url, letter_id: LetterId) -> None:
     """Give it up; what waits behind it is handled."""
-    if not _within(database_url, lambda tx: dead_letter.discard(tx, letter_id)):
+    if not _within(database_url, lambda tx: dead_letter.act(tx, letter_id, "discard", getuser())):
         raise typer.BadParameter(f"there is no open dead letter {letter_id}")
     console.print(f"{letter_id} is discarded.")

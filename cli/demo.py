@@ -21,6 +21,7 @@ from rich.table import Table
 from chassis.money import Money
 from cli.client import Client
 from cli.mapping import Mapping, Subscriber, read_subscribers
+from cli.timings import Meter
 
 _CURRENCY = "USD"
 _ORDERS_AT_ONCE = 1000
@@ -53,6 +54,7 @@ class Demo:
     subscribers: Path
     mapping: Mapping
     console: Console
+    meter: Meter = field(default_factory=Meter)
     steps: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -94,10 +96,10 @@ class Demo:
         return Progress(*columns, console=self.console)
 
     async def _step(self, progress: Progress, name: str, work: Awaitable[Any]) -> Any:
-        started = time.perf_counter()
+        started = await self.meter.begin()
         self._task = progress.add_task(name, total=None)
         result = await work
-        self.steps[name] = time.perf_counter() - started
+        self.steps[name] = (await self.meter.end(name, started)).seconds
         task = progress.tasks[self._task]
         total = task.total or 1
         progress.update(self._task, total=total, completed=total)

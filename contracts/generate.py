@@ -1,16 +1,18 @@
 """Writes JSON Schemas, golden samples and the AsyncAPI document from the models; `--check` compares instead.
 
-A schema or sample that was committed is what was released: today's models must fit it (see `violations`).
+`--release` freezes them as a version: everything that was ever released must fit today's models (see `problems`).
 """
 
 import json
 import sys
+import tomllib
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 import yaml
+from jsonschema import Draft202012Validator
 
 from dotmac_contracts.envelope import EVENTS, Envelope, Event, decode, encode
 from dotmac_contracts.topics import ALL
@@ -18,6 +20,13 @@ from dotmac_contracts.topics import ALL
 ROOT = Path(__file__).resolve().parent
 _MOMENT = "2026-01-01T00:00:00Z"
 _ID = UUID("01900000-0000-7000-8000-000000000001")
+
+
+class Release(TypedDict):
+    """A version that was released: schemas and golden samples by event name."""
+
+    schemas: dict[str, dict[str, Any]]
+    samples: dict[str, dict[str, Any]]
 
 
 def schema_of(event: type[Event]) -> dict[str, Any]:
@@ -121,7 +130,10 @@ def asyncapi() -> dict[str, Any]:
                 "kafka": {
                     "topic": topic.name,
                     "partitions": topic.partitions,
-                    "topicConfiguration": {"retention.ms": topic.retention_ms},
+                    "topicConfiguration": {
+                        "cleanup.policy": topic.configuration["cleanup.policy"].split(","),
+                        "retention.ms": int(topic.configuration["retention.ms"]),
+                    },
                 }
             },
         }
@@ -157,7 +169,7 @@ def asyncapi() -> dict[str, Any]:
     }
     return {
         "asyncapi": "3.0.0",
-        "info": {"title": "DotMac Platform events", "version": "1.0.0"},
+        "info": {"title": "DotMac Platform events", "version": version()},
         "defaultContentType": "application/json",
         "channels": channels,
         "operations": operations,
@@ -168,47 +180,89 @@ def asyncapi() -> dict[str, Any]:
 def files() -> dict[Path, str]:
     """Return what belongs in which file."""
     made = {ROOT / "asyncapi.yaml": yaml.safe_dump(asyncapi(), sort_keys=False, width=110)}
-    for event in EVENTS.values():
-        name = f"{event.TOPIC.domain}.{event.__name__}.v1.json"
-        made[ROOT / "schemas" / name] = json.dumps(schema_of(event), indent=2) + "\n"
-        made[ROOT / "samples" / name] = json.dumps(sample_of(event), indent=2) + "\n"
+    for name, event in _named().items():
+        made[ROOT / "schemas" / f"{name}.json"] = json.dumps(schema_of(event), indent=2) + "\n"
+        made[ROOT / "samples" / f"{name}.json"] = json.dumps(sample_of(event), indent=2) + "\n"
     return made
 
 
-def problems() -> list[str]:
-    """Return what is wrong with what is committed, compared with the models."""
-    found = []
-    for path, content in files().items():
-        place = path.relative_to(ROOT)
-        if not path.exists():
-            found.append(f"{place} is missing: run `make contracts` and commit it")
-            continue
-        committed = path.read_text()
-        if path.parent.name == "schemas":
-            broken = violations(json.loads(committed), json.loads(content))
-            found += [f"{place}: {text}: make a new version beside it instead" for text in broken]
-        if path.parent.name != "samples" and committed != content:
-            found.append(f"{place} is stale: run `make contracts` and commit it")
-    for path in (ROOT / "samples").glob("*.json"):
-        sample = json.loads(path.read_text())
-        try:
-            headers = [(name, value.encode()) for name, value in sample["headers"].items()]
-            decode(headers, json.dumps(sample["value"]).encode())
-        except ValueError as error:
-            found.append(f"samples/{path.name} was released and can't be read any more: {error}")
+def _named() -> dict[str, type[Event]]:
+    return {f"{event.TOPIC.domain}.{event.__name__}.v1": event for event in EVENTS.values()}
+
+
+def version() -> str:
+    """Return the version of the contracts, from their distribution's metadata."""
+    found: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     return found
 
 
+def releases() -> dict[str, Release]:
+    """Return every version ever released, the oldest first."""
+    paths = sorted((ROOT / "releases").glob("*.json"), key=lambda path: [int(part) for part in path.stem.split(".")])
+    return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
+def problems(released: dict[str, Release] | None = None) -> list[str]:
+    """Return what is wrong: stale files, and whatever breaks those who rely on any version ever released."""
+    found = [
+        f"{path.relative_to(ROOT)} is stale: run `make contracts` and commit it"
+        for path, content in files().items()
+        if not path.exists() or path.read_text() != content
+    ]
+    released = releases() if released is None else released
+    today = _named()
+    for release, content in released.items():
+        for name, old in content["schemas"].items():
+            if name not in today:
+                found.append(f"{name} was released with {release} and is gone")
+                continue
+            # Both ways, and with every release: full transitive compatibility.
+            broken = violations(old, schema_of(today[name]))
+            found += [f"{name} since {release}: {text}: make a new version beside it instead" for text in broken]
+            errors = Draft202012Validator(old).iter_errors(sample_of(today[name])["value"])
+            found += [
+                f"{name}: the schema of {release} refuses what is sent today: {error.message}" for error in errors
+            ]
+        for name, sample in content["samples"].items():
+            try:
+                headers = [(key, value.encode()) for key, value in sample["headers"].items()]
+                decode(headers, json.dumps(sample["value"]).encode())
+            except ValueError as error:
+                found.append(f"{name} was released with {release} and can't be read any more: {error}")
+    newest = next(reversed(released.values()), None)
+    if newest is None or newest["schemas"] != {name: schema_of(event) for name, event in today.items()}:
+        found.append(
+            "the events are not those of the newest release: raise the version and run `make release-contracts`"
+        )
+    if f"## {version()}" not in (ROOT / "CHANGELOG.md").read_text():
+        found.append(f"CHANGELOG.md says nothing of {version()}")
+    return found
+
+
+def release() -> str:
+    """Freeze today's schemas and samples as the present version; a version that was released stays as it is."""
+    path = ROOT / "releases" / f"{version()}.json"
+    if path.exists():
+        return f"{version()} was released before: raise the version in contracts/pyproject.toml"
+    named = _named()
+    content: Release = {
+        "schemas": {name: schema_of(event) for name, event in named.items()},
+        "samples": {name: sample_of(event) for name, event in named.items()},
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return ""
+
+
 def main() -> None:
-    """Write, or check."""
+    """Write, check, or release."""
     if sys.argv[1:] == ["--check"]:
         found = problems()
         sys.exit("\n".join(found) if found else None)
     for path, content in files().items():
         path.parent.mkdir(exist_ok=True)
-        # A sample that is there was released, and stays as it is.
-        if path.parent.name != "samples" or not path.exists():
-            path.write_text(content)
+        path.write_text(content)
+    if sys.argv[1:] == ["--release"]:
+        sys.exit(release() or None)
 
 
 if __name__ == "__main__":

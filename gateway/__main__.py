@@ -1,33 +1,36 @@
 """`python -m gateway`: runs the gateway."""
 
-import gc
+import asyncio
 
 import uvicorn
+import uvloop
 
-from chassis import telemetry
+from chassis import garbage, telemetry
+from chassis.security.revocations import Follower, Revocations
 from chassis.security.tokens import TokenVerifier
-from gateway.app import Gateway
-from gateway.proxy import Proxy
+from gateway.server import served
 from gateway.settings import GatewaySettings
 
 
+async def serve(settings: GatewaySettings) -> None:
+    """Serve until SIGTERM, once it is known which tokens are revoked."""
+    revocations = Revocations()
+    following = Follower("gateway", settings, revocations)
+    await following.start()
+    config = served(settings, TokenVerifier(settings.jwks_url, revocations))
+    garbage.settle()
+    try:
+        await uvicorn.Server(config).serve()
+    finally:
+        await following.stop()
+
+
 def main() -> None:
-    """Serve until SIGTERM."""
+    """Run it."""
     settings = GatewaySettings()
-    telemetry.configure("gateway", log_level=settings.log_level, otlp_endpoint=settings.otlp_endpoint)
-    app = Gateway(Proxy(settings, TokenVerifier(settings.jwks_url)))
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=10,
-    )
+    telemetry.configure("gateway", settings)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,23 @@
-"""The gateway, wired: its own few pages, and the data path for all else."""
+"""The gateway's own pages: documentation, health, metrics. All else is passed on and never comes here."""
 
 import asyncio
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from chassis.http.problem import Problem
 from chassis.http.responses import json
-from gateway.documentation import PAGE, merged
+from gateway.documentation import Content, Documentation, pages
 from gateway.proxy import Proxy
 
-_ASYNCAPI = Path(__file__).resolve().parent.parent / "contracts" / "asyncapi.yaml"
+Page = Callable[[Request], Awaitable[Response]]
+
+PROXY = "proxy"
+"""The name in the lifespan's state by which each connection finds what all share."""
 
 
 class Gateway:
@@ -22,11 +25,11 @@ class Gateway:
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
-        self._pages = {
+        self._session: aiohttp.ClientSession
+        self._documentation: Documentation
+        self._pages: dict[str, Page] = {
             "/": self._index,
-            "/docs": self._docs,
             "/openapi.json": self._openapi,
-            "/asyncapi.yaml": self._asyncapi,
             "/health/live": self._live,
             "/health/ready": self._ready,
             "/metrics": self._metrics,
@@ -34,38 +37,50 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "http":
-            page = self._pages.get(scope["path"]) if scope["method"] in ("GET", "HEAD") else None
-            if page is None:
-                await self._proxy(scope, receive, send)
-                return
-            try:
-                response = await page(Request(scope, receive))
-            except Problem as problem:
-                response = problem.response()
-            await response(scope, receive, send)
+            await self._lifespan(scope, receive, send)
+            return
+        try:
+            response = await self._answer(Request(scope, receive))
+        except Problem as problem:
+            response = problem.response()
+        await response(scope, receive, send)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def _answer(self, request: Request) -> Response:
+        path = request.scope["path"]
+        page = self._pages.get(path)
+        if page is None:
+            raise Problem(404, "not-found", f"There is nothing at {path}.")
+        if request.method not in ("GET", "HEAD"):
+            raise Problem(405, "method-not-allowed", f"{path} can only be read.", headers={"Allow": "GET, HEAD"})
+        return await page(request)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        await self._proxy.start()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self._proxy.stop()
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=4)) as self._session:
+            self._documentation = Documentation(self._session, self._proxy.upstreams)
+            for path, content in (await asyncio.to_thread(pages)).items():
+                self._pages[path] = _serving(content)
+            await self._proxy.start()
+            scope["state"][PROXY] = self._proxy
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self._proxy.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _index(self, _request: Request) -> Response:
-        pages = {"documentation": "/docs", "openapi": "/openapi.json", "asyncapi": "/asyncapi.yaml"}
-        return json({"name": "DotMac Platform", **pages, "health": "/health/ready"})
+        return json(
+            {
+                "name": "DotMac Platform",
+                "documentation": "/docs",
+                "openapi": "/openapi.json",
+                "events": "/docs/events",
+                "asyncapi": "/asyncapi.yaml",
+                "health": "/health/ready",
+            }
+        )
 
-    async def _docs(self, _request: Request) -> Response:
-        return HTMLResponse(PAGE)
-
-    async def _openapi(self, _request: Request) -> Response:
-        return json(await merged(self._proxy.session, dict(self._proxy.upstreams)))
-
-    async def _asyncapi(self, _request: Request) -> Response:
-        return Response(await asyncio.to_thread(_ASYNCAPI.read_bytes), media_type="application/yaml")
+    async def _openapi(self, request: Request) -> Response:
+        return (await self._documentation.openapi()).response(request)
 
     async def _live(self, _request: Request) -> Response:
         return json({"status": "alive"})
@@ -78,13 +93,19 @@ class Gateway:
         return json({"status": "ready" if well else "not ready", "checks": parts}, 200 if well else 503)
 
     async def _check(self, name: str) -> str:
-        timeout = aiohttp.ClientTimeout(total=4)
         try:
-            url = f"{self._proxy.upstreams[name]}/health/ready"
-            async with self._proxy.session.get(url, timeout=timeout) as answer:
-                return "ok" if answer.status == 200 else f"not ready ({answer.status})"
+            status, _ = await self._proxy.upstreams[name].fetch(self._session, "/health/ready")
+            return "ok" if status == 200 else f"not ready ({status})"
         except (aiohttp.ClientError, TimeoutError) as error:
             return str(error) or type(error).__name__
 
     async def _metrics(self, _request: Request) -> Response:
+        self._proxy.observation.tell()
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _serving(content: Content) -> Page:
+    async def page(request: Request) -> Response:
+        return content.response(request)
+
+    return page

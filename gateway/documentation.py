@@ -1,124 +1,183 @@
-"""One OpenAPI document, and one page, for all services."""
+"""One OpenAPI document for all services, and the pages that show it and the events.
+
+The pages are Swagger UI and asyncapi-viewer, as their packages bring them: nothing is fetched from elsewhere, and the
+Content-Security-Policy would not let it.
+"""
 
 import asyncio
+import gzip
+import hashlib
+import mimetypes
+import re
+import time
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
 
 from chassis.http.problem import Problem
+from gateway.routes import PUBLIC
+from gateway.upstream import Upstream
+
+_PAGES = files("gateway") / "pages"
+_FILES: tuple[Traversable, ...] = (
+    files("fastapi_swagger") / "resources" / "swagger-ui-bundle.js",
+    files("fastapi_swagger") / "resources" / "swagger-ui.css",
+    files("fastapi_swagger") / "resources" / "favicon-32x32.png",
+    files("asyncapi_viewer") / "static" / "asyncapi-viewer.js",
+    _PAGES / "docs.js",
+)
+_ASYNCAPI = Path(__file__).resolve().parent.parent / "contracts" / "asyncapi.yaml"
+# Swagger UI's icons are data.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_OPENAPI_SECONDS = 5.0
+_COMPONENTS = "#/components/"
 
 
-async def merged(session: aiohttp.ClientSession, upstreams: dict[str, str]) -> dict[str, Any]:
-    """Return the services' documents as one; Problem 503 names a service that does not answer."""
-    documents = await asyncio.gather(*(_fetch(session, name, url) for name, url in upstreams.items()))
-    paths: dict[str, Any] = {}
+class Content:
+    """Something to be served: its bytes, packed as well, and the name of this version of it."""
+
+    def __init__(self, body: bytes, media_type: str, cache: str, **headers: str) -> None:
+        self._body = body
+        self._packed = gzip.compress(body, 6, mtime=0) if len(body) > 1024 else body
+        self.digest = hashlib.sha256(body).hexdigest()[:16]
+        self._media_type = media_type
+        self._headers = {"Cache-Control": cache, "Vary": "Accept-Encoding", **headers}
+
+    def response(self, request: Request) -> Response:
+        """Return it as the client wants it, or say that it has this version already."""
+        packs = self._packed is not self._body and "gzip" in request.headers.get("accept-encoding", "")
+        etag = f'"{self.digest}-gzip"' if packs else f'"{self.digest}"'
+        headers = {**self._headers, "ETag": etag}
+        if etag in re.split(r"\s*,\s*", request.headers.get("if-none-match", "")):
+            return Response(status_code=304, headers=headers)
+        if packs:
+            headers["Content-Encoding"] = "gzip"
+        return Response(self._packed if packs else self._body, 200, headers, self._media_type)
+
+
+@cache
+def pages() -> dict[str, Content]:
+    """Return the pages and their files by their paths; an error if a package does not bring what it should."""
+    made: dict[str, Content] = {"/asyncapi.yaml": Content(_ASYNCAPI.read_bytes(), "application/yaml", "no-cache")}
+    places: dict[str, str] = {}
+    for file in _FILES:
+        media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        # The digest in the path lets a browser keep it for good.
+        content = Content(file.read_bytes(), media_type, "public, max-age=31536000, immutable")
+        places[file.name] = f"/docs/assets/{content.digest}/{file.name}"
+        made[places[file.name]] = content
+    for path, name in (("/docs", "docs.html"), ("/docs/events", "events.html")):
+        text = re.sub(r"\{([\w.-]+)\}", lambda match: places[match[1]], (_PAGES / name).read_text())
+        made[path] = Content(text.encode(), "text/html", "no-cache", **{"Content-Security-Policy": _POLICY})
+    return made
+
+
+class Documentation:
+    """The services' documents as one."""
+
+    def __init__(self, session: aiohttp.ClientSession, upstreams: Mapping[str, Upstream]) -> None:
+        """`upstreams`: the services by name."""
+        self._session = session
+        self._upstreams = upstreams
+        self._merging = asyncio.Lock()
+        self._merged: Content | None = None
+        self._merged_until = 0.0
+
+    async def openapi(self) -> Content:
+        """Return the merged document; Problem 503 names a service that does not answer."""
+        async with self._merging:  # whatever the number of those who ask, the services are asked once
+            if self._merged is None or time.monotonic() >= self._merged_until:
+                names = list(self._upstreams)
+                documents = await asyncio.gather(*(self._fetch(name) for name in names))
+                body = orjson.dumps(merge(dict(zip(names, documents, strict=True))))
+                self._merged = await asyncio.to_thread(Content, body, "application/json", "no-store")
+                self._merged_until = time.monotonic() + _OPENAPI_SECONDS
+            return self._merged
+
+    async def _fetch(self, name: str) -> dict[str, Any]:
+        try:
+            status, body = await self._upstreams[name].fetch(self._session, "/openapi.json")
+            if status != 200:
+                raise ValueError(f"it answered {status}")
+            document: dict[str, Any] = orjson.loads(body)
+            return document
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            detail = f"The {name} service does not answer."
+            raise Problem(503, "unavailable", detail, headers={"Retry-After": "1"}) from error
+
+
+def merge(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the OpenAPI documents of services, by their names, as one; ValueError if two have the same operation."""
+    paths: dict[str, dict[str, Any]] = {}
     components: dict[str, dict[str, Any]] = {}
-    for name, document in zip(upstreams, documents, strict=True):
-        renamed = _renamed(document, name, components)
-        paths |= renamed["paths"]
-        for kind, entries in renamed.get("components", {}).items():
-            components.setdefault(kind, {}).update(entries)
+    operations: set[str] = set()
+    for service, document in documents.items():
+        renamed = _renamed(service, document.get("components", {}), components)
+        for path, item in _referring(document["paths"], renamed).items():
+            for verb, operation in item.items():
+                if operation["operationId"] in operations or verb in paths.get(path, {}):
+                    raise ValueError(f"two services have the operation {operation['operationId']} or {verb} {path}")
+                operations.add(operation["operationId"])
+                if path in PUBLIC:
+                    operation["security"] = []
+                paths.setdefault(path, {})[verb] = operation
+        for reference, part in _parts(document.get("components", {})).items():
+            kind, name = renamed.get(reference, reference).removeprefix(_COMPONENTS).split("/")
+            components.setdefault(kind, {})[name] = _referring(part, renamed)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "DotMac Platform",
             "version": "1.0.0",
-            "description": "Tenants, deployments, customers and billing. Errors are problem details (RFC 9457).",
+            "summary": "Tenants, deployments, customers, billing, events and webhooks.",
+            "description": "Errors are problem details (RFC 9457). The events are at [/docs/events](/docs/events).",
         },
+        "servers": [{"url": "/"}],
         "paths": dict(sorted(paths.items())),
         "components": components,
     }
 
 
-async def _fetch(session: aiohttp.ClientSession, name: str, url: str) -> dict[str, Any]:
-    try:
-        async with session.get(f"{url}/openapi.json") as answer:
-            answer.raise_for_status()
-            document: dict[str, Any] = await answer.json()
-            return document
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise Problem(
-            503, "unavailable", f"The {name} service does not answer.", headers={"Retry-After": "1"}
-        ) from error
+def _parts(components: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return components by what is written to refer to them."""
+    return {f"{_COMPONENTS}{kind}/{name}": part for kind, named in components.items() for name, part in named.items()}
 
 
-def _renamed(document: dict[str, Any], name: str, taken: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Give schemas another name where another service has a different one of the same name."""
-    schemas = document.get("components", {}).get("schemas", {})
-    others = taken.get("schemas", {})
-    names = {key: f"{name.title()}{key}" for key, schema in schemas.items() if others.get(key, schema) != schema}
+def _renamed(service: str, components: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, str]:
+    """Return another reference for each component whose name another service has given to something else.
 
-    def walk(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {
-                key: f"#/components/schemas/{names.get(target, target)}"
-                if key == "$ref" and (target := str(entry).rsplit("/", 1)[-1])
-                else walk(entry)
-                for key, entry in value.items()
-            }
-        return [walk(entry) for entry in value] if isinstance(value, list) else value
-
-    result: dict[str, Any] = walk(document)
-    if schemas:
-        result["components"]["schemas"] = {names.get(key, key): walk(schema) for key, schema in schemas.items()}
-    return result
+    So it is too with one that is the same in both, but refers to one that is not.
+    """
+    others, renamed = _parts(taken), dict[str, str]()
+    while True:
+        more = {
+            reference: f"{reference.rpartition('/')[0]}/{service.title()}{reference.rpartition('/')[2]}"
+            for reference, part in _parts(components).items()
+            if reference in others
+            and reference not in renamed
+            and (others[reference] != part or _referring(part, renamed) != part)
+        }
+        if not more:
+            return renamed
+        renamed |= more
 
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>DotMac Platform API</title>
-<style>
- body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2430}
- h2{margin-top:2.5rem;border-bottom:1px solid #d8dde6}
- details{margin:.4rem 0;border:1px solid #d8dde6;border-radius:6px}
- summary{padding:.5rem .8rem;cursor:pointer} summary b{display:inline-block;width:4.5rem;color:#0b5fbd}
- details>div{padding:0 1rem 1rem} pre{background:#f4f6f9;padding:.8rem;overflow:auto;border-radius:6px}
- code{font-family:ui-monospace,monospace} small{color:#5b6675}
-</style>
-<h1>DotMac Platform API</h1>
-<p>The document behind this page: <a href="/openapi.json">OpenAPI</a>.
-Events: <a href="/asyncapi.yaml">AsyncAPI</a>.</p>
-<main>Loading…</main>
-<script>
-const element = (tag, text, ...children) => {
-  const made = document.createElement(tag); made.textContent = text || ''; made.append(...children); return made;
-};
-const expand = (schema, all, depth = 0) => {
-  if (!schema || depth > 6) return {};
-  if (schema.$ref) return expand(all[schema.$ref.split('/').pop()], all, depth + 1);
-  if (schema.properties) return Object.fromEntries(
-    Object.entries(schema.properties).map(([name, part]) => [name, expand(part, all, depth + 1)]));
-  if (schema.items) return [expand(schema.items, all, depth + 1)];
-  if (schema.anyOf) return expand(schema.anyOf[0], all, depth + 1);
-  return schema.examples ? schema.examples[0] : (schema.format || schema.type || 'any');
-};
-fetch('/openapi.json').then(answer => answer.json()).then(api => {
-  const all = api.components.schemas, groups = {};
-  for (const [path, item] of Object.entries(api.paths)) for (const [method, operation] of Object.entries(item)) {
-    const body = operation.requestBody && Object.entries(operation.requestBody.content);
-    const box = element('details', '');
-    const summary = element('summary', '');
-    summary.append(element('b', method.toUpperCase()), element('code', path));
-    summary.append(element('small', ' ' + operation.summary));
-    const inside = element('div', operation.description);
-    const parameters = element('ul', '');
-    for (const parameter of operation.parameters || [])
-      parameters.append(element('li', `${parameter.name} (${parameter.in}${parameter.required ? ', required' : ''}) `
-        + (parameter.description || '')));
-    inside.append(parameters);
-    for (const [type, content] of body || [])
-      inside.append(element('p', 'Body: ' + type),
-        element('pre', JSON.stringify(expand(content.schema, all), null, 2)));
-    for (const [status, answer] of Object.entries(operation.responses)) {
-      const content = Object.entries(answer.content || {})[0];
-      inside.append(element('p', 'Answer ' + status + ': ' + answer.description));
-      if (content && status < '3')
-        inside.append(element('pre', JSON.stringify(expand(content[1].schema, all), null, 2)));
-    }
-    box.append(summary, inside);
-    (groups[(operation.tags || ['Other'])[0]] ||= []).push(box);
-  }
-  const main = document.querySelector('main'); main.textContent = '';
-  for (const [tag, boxes] of Object.entries(groups)) main.append(element('h2', tag), ...boxes);
-}).catch(error => { document.querySelector('main').textContent = 'The document can\\'t be loaded: ' + error; });
-</script></html>
-"""
+def _referring(part: Any, renamed: Mapping[str, str]) -> Any:
+    """Return a part of a document with its references as they are now."""
+    if isinstance(part, dict):
+        return {
+            key: renamed.get(value, value) if key == "$ref" and isinstance(value, str) else _referring(value, renamed)
+            for key, value in part.items()
+        }
+    return [_referring(entry, renamed) for entry in part] if isinstance(part, list) else part

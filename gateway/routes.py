@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 
-PREFIXES: Mapping[str, str] = {
-    "/.well-known/": "tenant",
+_API = "/api/v1/"
+
+_PREFIXES = {
+    "/.well-known": "tenant",
     "/api/v1/auth": "tenant",
     "/api/v1/tenants": "tenant",
+    "/api/v1/users": "tenant",
     "/api/v1/deploy": "tenant",
     "/api/v1/deployments": "provisioning",
     "/api/v1/customers": "customer",
@@ -17,15 +20,29 @@ PREFIXES: Mapping[str, str] = {
     "/api/v1/subscriptions": "billing",
     "/api/v1/invoices": "billing",
     "/api/v1/payments": "billing",
+    "/api/v1/events": "integration",
+    "/api/v1/webhook-endpoints": "integration",
+    "/api/v1/webhook-deliveries": "integration",
 }
+PREFIXES: Mapping[str, str] = {
+    **_PREFIXES,
+    **{f"{_API}{service}-dead-letters": service for service in sorted(set(_PREFIXES.values()))},
+}
+"""Whole segments: `/api/v1/plans` is not the beginning of `/api/v1/plansets`."""
 PUBLIC = frozenset({"/api/v1/auth/token", "/api/v1/auth/invitations/accept", "/.well-known/jwks.json"})
+"""Paths of the operations that need no token."""
 IMPORTS = frozenset({"/api/v1/customers/imports"})
+"""Paths of the operations that take in a file."""
+STREAMS = frozenset({"/api/v1/events"})
+"""Paths of the operations whose answers go on for as long as their clients like."""
 
 
 def service_for(path: str) -> str | None:
-    """Return the service of the longest prefix that ends at a path's segment."""
-    best = ""
-    for prefix in PREFIXES:
-        if (path == prefix or path.startswith(prefix.rstrip("/") + "/")) and len(prefix) > len(best):
-            best = prefix
-    return PREFIXES[best] if best else None
+    """Return whose a path is, or None."""
+    return PREFIXES.get(prefix_of(path))
+
+
+def prefix_of(path: str) -> str:
+    """Return the beginning of a path that says whose it is: its first segment, or below `/api/v1` the third."""
+    end = path.find("/", len(_API) if path.startswith(_API) else 1)
+    return path if end < 0 else path[:end]

@@ -67,13 +67,15 @@ class Api:
         if form is None and data is not None:
             sent.setdefault("Content-Type", "application/json")
         async with self.http.request(method, self.url + path, data=data, headers=sent, params=params) as answer:
-            content = await answer.read()
-            if answer.status < 400:
-                self._note(method, path)
             kind = answer.headers.get("Content-Type", "")
+            # One that goes on is there once it has begun.
+            content = b"" if kind.startswith("text/event-stream") else await answer.read()
+            if answer.status < 400:
+                self.note(method, path)
             return Answer(answer.status, answer.headers, orjson.loads(content) if "json" in kind else content)
 
-    def _note(self, method: str, path: str) -> None:
+    def note(self, method: str, path: str) -> None:
+        """Take note of an operation that was exercised."""
         matching = [
             (verb, template)
             for verb, template in self.operations

@@ -1,27 +1,70 @@
-"""One real platform for the whole run: Kafka, PostgreSQL, four services and the gateway."""
+"""One real platform for the whole run: Kafka, PostgreSQL, the services and the gateway."""
 
+import base64
+import json
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import aiohttp
+import hypothesis
 import pytest
 
+from chassis.security.tokens import TokenIssuer
 from cli.client import API
+from deploy.roles import SERVICES
 from deploy.stack.stack import Stack
+from tests import servers
 from tests.api import Answer, Api, eventually
+from tests.chaos.checker import disorder, journals
+from tests.collector import Collector, collecting
 
+# A slow machine is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
+CHOSEN = pytest.StashKey[servers.Servers]()
 EXERCISED: set[tuple[str, str]] = set()
 OPERATIONS: dict[tuple[str, str], str] = {}
 
 
 @pytest.fixture(scope="session")
-async def stack() -> AsyncIterator[Stack]:
+def stack_servers(request: pytest.FixtureRequest) -> Iterator[servers.Servers]:
+    """The PostgreSQL and Kafka to stand on; which, and why these, stands in the summary."""
+    with servers.running() as chosen:
+        request.config.stash[CHOSEN] = chosen
+        yield chosen
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    """What receives the spans of the stack's processes: every request of the run is traced."""
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="dotmac-test-") as folder:
-        running = Stack(Path(folder), any_ports=True)
+        running = Stack(
+            Path(folder),
+            replaceable=True,
+            any_ports=True,
+            environment={
+                "OTLP_ENDPOINT": collector.endpoint,
+                "OTEL_BSP_SCHEDULE_DELAY": "200",
+                # Nobody waits for hours here; and a lease is over after twice the timeout.
+                "WEBHOOK_FIRST_RETRY_SECONDS": "0.2",
+                "WEBHOOK_TIMEOUT_SECONDS": "4",
+            },
+            postgres_url=stack_servers.postgres_url,
+            kafka_servers=stack_servers.kafka,
+        )
         async with running:
             async with aiohttp.ClientSession() as session, session.get(f"{running.gateway_url}/openapi.json") as answer:
                 document = await answer.json()
@@ -29,8 +72,9 @@ async def stack() -> AsyncIterator[Stack]:
                 for method, operation in item.items():
                     OPERATIONS[(method.upper(), path)] = operation.get("operationId", "")
             yield running
-        if running._postgres:
-            running._postgres.remove()
+            published = await journals({name: running.database_url(name, "relay") for name in SERVICES})
+            assert [gap for events in published.values() for gap in disorder(events)] == []
+        running.remove_data()
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +93,17 @@ async def public(stack: Stack, http: aiohttp.ClientSession) -> Api:
 async def platform(stack: Stack, public: Api) -> Api:
     """The API as the platform's administrator."""
     name, password = stack.administrator
-    return public.as_(await sign_in(public, name, password))
+    return lasting(stack, public.as_(await sign_in(public, name, password)))
+
+
+def lasting(stack: Stack, api: Api) -> Api:
+    """Return the same API with a token that outlives a run on a slow machine."""
+    assert api.token is not None
+    payload = api.token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    issuer = TokenIssuer(stack.jwt_secret_key)
+    scopes, roles, hours = claims["scope"].split(), claims["roles"], timedelta(hours=3)
+    return api.as_(issuer.issue(claims["sub"], UUID(claims["tid"]), scopes, roles, hours))
 
 
 async def sign_in(public: Api, name: str, password: str, tenant: str | None = None) -> str:
@@ -60,6 +114,10 @@ async def sign_in(public: Api, name: str, password: str, tenant: str | None = No
     return token
 
 
+PASSWORD = "correct horse battery"
+"""Of every tenant's administrator."""
+
+
 @dataclass(frozen=True)
 class Tenant:
     """A deployed tenant, and the API as its administrator."""
@@ -68,6 +126,7 @@ class Tenant:
     slug: str
     api: Api
     deployment: dict[str, Any]
+    administrator: str = ""
 
 
 def registration(**changes: Any) -> dict[str, Any]:
@@ -96,20 +155,50 @@ async def deploy(public: Api, platform: Api) -> Tenant:
 
     deployment = (await eventually(ended)).body
     invitation = (await platform.send("POST", f"{API}/tenants/{tenant['id']}/invitations")).expect(201)
-    body = {"token": invitation["token"], "password": "correct horse battery"}
+    body = {"token": invitation["token"], "password": PASSWORD}
     (await public.send("POST", f"{API}/auth/invitations/accept", body)).expect(204)
     token = await sign_in(public, invitation["email"], body["password"], data["slug"])
-    return Tenant(tenant["id"], data["slug"], public.as_(token), deployment)
+    return Tenant(tenant["id"], data["slug"], public.as_(token), deployment, invitation["email"])
 
 
 @pytest.fixture(scope="session")
-async def tenant(public: Api, platform: Api) -> Tenant:
-    return await deploy(public, platform)
+async def tenant(stack: Stack, public: Api, platform: Api) -> Tenant:
+    deployed = await deploy(public, platform)
+    return replace(deployed, api=lasting(stack, deployed.api))
 
 
 @pytest.fixture(scope="session")
-async def other(public: Api, platform: Api) -> Tenant:
-    return await deploy(public, platform)
+async def other(stack: Stack, public: Api, platform: Api) -> Tenant:
+    deployed = await deploy(public, platform)
+    return replace(deployed, api=lasting(stack, deployed.api))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Containers that were asked for and can't be had end the run at once, rather than test by test."""
+    if servers.wanted() == "testcontainers" and (reason := servers.why_no_engine() or servers.why_no_images()):
+        pytest.exit(f"{servers.SETTING}=testcontainers, but {reason}", returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On servers that were asked for, leave out the tests of integration and chaos that start servers of their own."""
+    if servers.wanted() in (None, "local"):
+        return
+    those = [item for item in items if {"integration", "chaos"} & {*item.path.parts}]
+    own = [item for item in those if "stack_servers" not in _fixtures(item)]
+    config.hook.pytest_deselected(items=own)
+    items[:] = [item for item in items if item not in own]
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    names: list[str] = getattr(item, "fixturenames", [])  # all of them, those of fixtures as well
+    return names
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which servers the integration tests ran on."""
+    chosen = config.stash.get(CHOSEN, None)
+    if chosen:
+        terminalreporter.write_line(f"PostgreSQL and Kafka: {chosen.provider} ({chosen.reason})")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

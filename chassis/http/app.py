@@ -1,33 +1,15 @@
 """The application factory: what every service's HTTP edge has in common."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict
 
-from chassis.http import health, problem
+from chassis.http import dead_letters, document, health, problem
+from chassis.http.deadline import Deadlines
 from chassis.http.observation import Observation
+from chassis.http.requests import BoundedBodies, StrictHeads
 from chassis.service import Microservice, Service
-
-
-class ProblemDetails(BaseModel):
-    """An error by RFC 9457."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-    title: str
-    status: int
-    detail: str
-
-
-_PROBLEM: dict[str, Any] = {
-    "model": ProblemDetails,
-    "content": {problem.MEDIA_TYPE: {}},
-    "description": "Problem details (RFC 9457)",
-}
 
 
 def _operation_id(route: APIRoute) -> str:
@@ -42,7 +24,6 @@ def create_app(microservice: Microservice, service: Service, checks: Mapping[str
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=_operation_id,
-        responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )
     app.state.service = service
     app.state.checks = checks
@@ -50,5 +31,13 @@ def create_app(microservice: Microservice, service: Service, checks: Mapping[str
     app.include_router(health.router)
     for router in microservice.routers:
         app.include_router(router)
+    if microservice.routers:
+        app.include_router(dead_letters.router(microservice.name))
+    document.complete(app)
+    # The last one added is the outermost.
+    app.add_middleware(BoundedBodies, streams=microservice.streams)
+    app.add_middleware(document.KnownMethods, document=app.openapi())
+    app.add_middleware(StrictHeads)
+    app.add_middleware(Deadlines)
     app.add_middleware(Observation, service=microservice.name)
     return app

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from chassis.http.problem import Problem
 from chassis.security.principals import Principal
 from chassis.service import Service
+from chassis.telemetry import traces
 
 _bearer = HTTPBearer(auto_error=False, bearerFormat="JWT", description="A token from POST /api/v1/auth/token.")
 
@@ -37,6 +38,7 @@ def require(*scopes: str) -> Callable[..., Awaitable[Principal]]:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         found = await service.tokens.verify(credentials.credentials)
+        traces.annotate(traces.TENANT, str(found.tenant_id))
         missing = sorted(set(scopes) - found.scopes)
         if missing:
             raise Problem(403, "missing-scope", f"The token lacks the scope {' '.join(missing)}.")

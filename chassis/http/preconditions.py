@@ -1,8 +1,14 @@
 """Optimistic concurrency: `ETag` is the aggregate's version, and an update names the one it read."""
 
+import re
+
 from starlette.requests import Request
 
 from chassis.http.problem import Problem
+
+IF_MATCH = r'^(\*|"[0-9]{1,9}"(, ?"[0-9]{1,9}")*)$'
+"""What `If-Match` may be: any version, or some."""
+_IF_MATCH = re.compile(IF_MATCH)
 
 
 def etag(version: int) -> str:
@@ -11,10 +17,12 @@ def etag(version: int) -> str:
 
 
 def require_match(request: Request, version: int) -> None:
-    """Problem 428 without `If-Match`, 412 if it names another version than the current one."""
+    """Problem 428 without `If-Match`, 400 for one that is none, 412 if it names a version that is over."""
     given = request.headers.get("if-match")
     if given is None:
         raise Problem(428, "precondition-required", "Send If-Match with the ETag of the version you read.")
+    if not _IF_MATCH.fullmatch(given):
+        raise Problem(400, "malformed-precondition", 'If-Match has the ETag that you read, as in "3", or *.')
     if given.strip() != "*" and etag(version) not in (tag.strip() for tag in given.split(",")):
         raise Problem(
             412,

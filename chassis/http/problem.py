@@ -12,8 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis.security.tokens import InvalidToken, SigningKeysUnavailable
+from chassis.security.vault import CanNotBeOpened
 
 log = structlog.get_logger()
 
@@ -52,6 +54,9 @@ class Problem(Exception):
         return Response(orjson.dumps(body, default=str), self.status, self.headers, MEDIA_TYPE)
 
 
+_INTERNAL = Problem(500, "internal-error", "Something went wrong here; it has been logged.")
+
+
 def NotFound(resource: str, identifier: object) -> Problem:
     """404. Says the same of what doesn't exist and of what belongs to another tenant."""
     return Problem(404, "not-found", f"There is no {resource} {identifier}.")
@@ -65,6 +70,29 @@ def Conflict(slug: str, detail: str) -> Problem:
 def Unprocessable(slug: str, detail: str, **extensions: Any) -> Problem:
     """422: well formed, but not something that can be done."""
     return Problem(422, slug, detail, **extensions)
+
+
+class Unforeseen:
+    """ASGI middleware that answers what nothing inside did: logged here, and no more than that said to the client."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def observed(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise
+            log.error("unhandled_error", path=scope["path"], exc_info=error)
+            await _INTERNAL.response()(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
@@ -112,6 +140,11 @@ def install(app: FastAPI) -> None:
         log.warning("value_refused_by_database", error=repr(error))
         return Problem(422, "invalid-value", "A value can't be stored: it is out of range or malformed.").response()
 
+    async def sealed(_request: Request, error: Exception) -> Response:
+        log.error("sealed_under_another_secret", error=str(error))
+        detail = "The answer that was given is kept under a secret that is not known here any more."
+        return Problem(409, "answer-not-readable", detail).response()
+
     async def undecodable(_request: Request, _error: Exception) -> Response:
         return Problem(400, "malformed-body", "The body is not valid UTF-8.").response()
 
@@ -120,7 +153,7 @@ def install(app: FastAPI) -> None:
 
     async def unexpected(request: Request, error: Exception) -> Response:
         log.error("unhandled_error", path=request.url.path, exc_info=error)
-        return Problem(500, "internal-error", "Something went wrong here; it has been logged.").response()
+        return _INTERNAL.response()
 
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -133,12 +166,16 @@ def install(app: FastAPI) -> None:
         asyncpg.AdminShutdownError,
         asyncpg.CrashShutdownError,
         asyncpg.TooManyConnectionsError,
+        asyncpg.QueryCanceledError,
+        asyncpg.LockNotAvailableError,
         asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
         ConnectionError,
         TimeoutError,
     ):
         app.add_exception_handler(kind, unavailable)
     app.add_exception_handler(asyncpg.DataError, data_error)
+    app.add_exception_handler(CanNotBeOpened, sealed)
     app.add_exception_handler(UnicodeError, undecodable)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, unexpected)

@@ -1,18 +1,33 @@
-"""The broker: topics made from the contracts, and whether it answers."""
+"""The broker: topics made from the contracts, the producer of what is published, and whether it answers."""
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from chassis.messaging.security import client_security
+from chassis.settings import Settings
 from dotmac_contracts.topics import ALL
+
+_NOT_SECURED: Mapping[str, Any] = MappingProxyType({})
+_END = -1  # of a partition, in the protocol
 
 
 class BrokerError(Exception):
     """The broker refused or does not answer."""
 
 
-async def ensure_topics(bootstrap_servers: str, *, replication_factor: int = 1) -> list[str]:
-    """Create the topics of the contracts that don't exist yet, and return their names."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+async def ensure_topics(
+    bootstrap_servers: str, *, replication_factor: int = 1, security: Mapping[str, Any] = _NOT_SECURED
+) -> list[str]:
+    """Create the topics of the contracts that don't exist yet, and return their names.
+
+    security: what `client_security` makes of the settings.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, **security)
     try:
         await admin.start()
         existing = set(await admin.list_topics())
@@ -25,7 +40,7 @@ async def ensure_topics(bootstrap_servers: str, *, replication_factor: int = 1) 
                     topic.name,
                     topic.partitions,
                     replication_factor,
-                    topic_configs={"retention.ms": str(topic.retention_ms), "cleanup.policy": "delete"},
+                    topic_configs=topic.configuration,
                 )
                 for topic in missing
             ]
@@ -40,9 +55,41 @@ async def ensure_topics(bootstrap_servers: str, *, replication_factor: int = 1) 
         await admin.close()
 
 
-async def ping(bootstrap_servers: str) -> None:
+def producer(settings: Settings) -> AIOKafkaProducer:
+    """Return a producer, not started yet, that keeps the order of a key and loses nothing it has acknowledged."""
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        **client_security(settings),
+        acks="all",
+        enable_idempotence=settings.kafka_idempotence,
+        max_batch_size=256 * 1024,
+        request_timeout_ms=15_000,
+    )
+
+
+async def forget_records(bootstrap_servers: str, *, security: Mapping[str, Any] = _NOT_SECURED) -> None:
+    """Delete every record of the contracts' topics, whoever may not have read it yet. The topics stay."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, **security)
+    try:
+        await admin.start()
+        described = await admin.describe_topics([topic.name for topic in ALL])
+        everything = RecordsToDelete(before_offset=_END)
+        await admin.delete_records(
+            {
+                TopicPartition(topic["topic"], partition["partition"]): everything
+                for topic in described
+                for partition in topic["partitions"]
+            }
+        )
+    except (KafkaError, OSError) as error:
+        raise BrokerError(f"the records at {bootstrap_servers} can't be deleted: {error!r}") from error
+    finally:
+        await admin.close()
+
+
+async def ping(bootstrap_servers: str, *, security: Mapping[str, Any] = _NOT_SECURED) -> None:
     """Return if the broker answers; BrokerError otherwise."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=2000)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=2000, **security)
     try:
         await admin.start()
     except (KafkaError, OSError) as error:

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Generic, TypeVar
+from typing import Any
+from uuid import UUID
 
 import aiohttp
 import asyncpg
@@ -15,33 +16,36 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
-from opentelemetry import trace
-from opentelemetry.propagate import extract
-from prometheus_client import Counter, Gauge
 
-from chassis.messaging import dead_letter
+from chassis.messaging import dead_letter, inbox, metrics, watch
+from chassis.messaging.security import broker_security
+from chassis.messaging.spans import handling
+from chassis.messaging.subscription import Received, Subscription
 from chassis.persistence.database import Database, Transaction
 from chassis.settings import Settings
-from dotmac_contracts.envelope import DecodeError, Envelope, Event, UnknownEventType, decode
-from dotmac_contracts.topics import Topic
+from chassis.telemetry import busy
+from dotmac_contracts.envelope import EVENTS, DecodeError, Event, UnknownEventType, decode
 
 log = structlog.get_logger()
-tracer = trace.get_tracer("dotmac.consumer")
-
-CONSUMED = Counter("dotmac_consumer_events_total", "Events by what became of them.", ["consumer", "outcome"])
-LAG = Gauge("dotmac_consumer_lag", "Events that a consumer has not read yet.", ["consumer", "topic"])
 
 INBOX_RETENTION_DAYS = 14
-"""Longer than any topic and the journal reach back, so that a replay is always recognised."""
+"""As long as a topic and a replay of the journal reach back together, so that one is always recognised."""
 
-_BATCH = 500
+_BATCH = 3000
+_TOGETHER = 300
+"""So many records of several partitions share a transaction, which costs more than they do; more go side by side."""
 _IDLE_MS = 200
+_HEARTBEAT_MS = 500
+_SESSION_MS = 6_000
+_METADATA_MS = 10_000
 _LONGEST_BACKOFF_SECONDS = 15.0
 _CLEAN_SECONDS = 3600.0
+_OFFSETS_SECONDS = 0.1
 
 TRANSIENT = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
@@ -51,33 +55,6 @@ TRANSIENT = (
     TimeoutError,
 )
 """What may be well again without anybody's doing. All else is permanent."""
-
-E_co = TypeVar("E_co", bound=Event, covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Received(Generic[E_co]):
-    """An event with its envelope."""
-
-    envelope: Envelope
-    event: E_co
-
-
-Handler = Callable[[Transaction, Sequence[Received[Any]]], Awaitable[None]]
-"""Takes new events of one type, in order, inside the consumer's transaction."""
-
-
-class Permanent(Exception):
-    """An event can never be handled: it becomes a dead letter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """A consumer group, its topics, and what it does with which event. Other events pass by."""
-
-    consumer: str
-    topics: Sequence[Topic]
-    handlers: Mapping[type[Event], Handler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +82,8 @@ class ConsumerRunner:
         ]
         if self._loops:
             self._tasks.append(asyncio.create_task(self._keep_house(), name="inbox"))
+            consumers = [loop.subscription.consumer for loop in self._loops]
+            self._tasks.append(asyncio.create_task(watch.dead_letters(self._db, consumers), name="dead-letters"))
 
     async def stop(self) -> None:
         """Stop; an open transaction is rolled back and its events come again."""
@@ -119,7 +98,13 @@ class ConsumerRunner:
 
     async def _run(self, loop: "PartitionLoop") -> None:
         while True:
-            broker = KafkaBroker(self._settings.kafka_bootstrap_servers, logger=None)
+            broker = KafkaBroker(
+                self._settings.kafka_bootstrap_servers,
+                security=broker_security(self._settings),
+                # A topic that was made anew, or has more partitions, is found within this time.
+                metadata_max_age_ms=_METADATA_MS,
+                logger=None,
+            )
             # Without a handler: FastStream keeps connection and lifecycle, the loop below loses no record.
             subscriber = broker.subscriber(
                 *(topic.name for topic in loop.subscription.topics),
@@ -127,13 +112,21 @@ class ConsumerRunner:
                 batch=True,
                 ack_policy=AckPolicy.MANUAL,
                 auto_offset_reset="earliest",
+                # Those that stay learn of one that came or left within this time, of one that died within the other.
+                heartbeat_interval_ms=_HEARTBEAT_MS,
+                session_timeout_ms=_SESSION_MS,
                 title=loop.subscription.consumer,
             )
             try:
                 await broker.start()
                 consumer = subscriber.consumer
                 assert consumer is not None
-                await loop.follow(consumer)
+                topics = [topic.name for topic in loop.subscription.topics]
+                measuring = asyncio.create_task(watch.lag(consumer, loop.subscription.consumer, topics))
+                try:
+                    await loop.follow(consumer)
+                finally:
+                    measuring.cancel()
             except (KafkaError, *TRANSIENT) as error:
                 log.warning("consumer_lost_connection", consumer=loop.subscription.consumer, error=repr(error))
             except Exception:
@@ -157,6 +150,8 @@ class ConsumerRunner:
                             "delete from inbox where received_at < now() - make_interval(days => $1)",
                             INBOX_RETENTION_DAYS,
                         )
+                        # Of every tenant: row-level security shows this role keys that are a day old.
+                        await tx.execute("delete from idempotency_key where created_at < now() - interval '1 day'")
                     cleaned = time.monotonic()
             except TRANSIENT as error:
                 log.warning("inbox_housekeeping_failed", error=repr(error))
@@ -171,19 +166,46 @@ class PartitionLoop:
         self._db = db
         self._retry_at: dict[TopicPartition, float] = {}
         self._failures: dict[TopicPartition, int] = {}
+        self._done: dict[TopicPartition, int] = {}
+        self._advanced = asyncio.Event()
         self.connected = False
+        metrics.POSTPONED.labels(subscription.consumer)  # known beforehand, so that the first one is an increase
 
     async def follow(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
         """Read and handle until the connection is lost or the task is cancelled."""
         self._retry_at.clear()
         self._failures.clear()
+        self._done.clear()
         self.connected = True
+        committing = asyncio.create_task(self._commit_offsets(consumer), name="offsets")
+        try:
+            while True:
+                self._resume(consumer)
+                batches = await consumer.getmany(timeout_ms=_IDLE_MS, max_records=_BATCH)
+                if len(batches) > 1 and await self._took_together(batches):
+                    continue
+                # Partitions side by side: while the database works for one, another is decoded.
+                async with asyncio.TaskGroup() as group:
+                    for partition, records in batches.items():
+                        group.create_task(self._take(consumer, partition, records))
+        finally:
+            committing.cancel()
+            await self._commit_done(consumer)
+
+    async def _commit_offsets(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
+        """Tell the broker how far the database is; beside the work, which does not wait for the broker's answer."""
         while True:
-            self._resume(consumer)
-            batches = await consumer.getmany(timeout_ms=_IDLE_MS, max_records=_BATCH)
-            for partition, records in batches.items():
-                await self._take(consumer, partition, records)
-            self._measure(consumer)
+            await self._advanced.wait()
+            self._advanced.clear()
+            await self._commit_done(consumer)
+            await asyncio.sleep(_OFFSETS_SECONDS)  # the broker need not be told of each of many small steps
+
+    async def _commit_done(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
+        done, self._done = self._done, {}
+        if done:
+            # Lost to a rebalance, the commit fails, and the inbox recognises what comes again elsewhere.
+            with contextlib.suppress(KafkaError):
+                await consumer.commit(done)
 
     def _resume(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
         now = time.monotonic()
@@ -191,6 +213,25 @@ class PartitionLoop:
             del self._retry_at[partition]
             if partition in consumer.assignment():
                 consumer.resume(partition)
+
+    async def _took_together(self, batches: "Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]]") -> bool:
+        """Handle a few records of several partitions in one transaction; False if they must be taken apart."""
+        if sum(map(len, batches.values())) > _TOGETHER:
+            return False
+        deliveries = [_delivery(record) for records in batches.values() for record in records]
+        if not _readable(deliveries):
+            return False
+        try:
+            with busy.CONSUMER:
+                await self._commit(deliveries)
+        except Exception as error:  # whose fault it is, partition by partition will tell
+            log.info("partitions_taken_apart", consumer=self.subscription.consumer, error=repr(error))
+            return False
+        for partition, records in batches.items():
+            self._failures.pop(partition, None)
+            self._done[partition] = records[-1].offset + 1
+        self._advanced.set()
+        return True
 
     async def _take(
         self,
@@ -200,10 +241,12 @@ class PartitionLoop:
     ) -> None:
         done = records[0].offset
         try:
-            async for offset in self.handle(records):
-                done = offset
+            with busy.CONSUMER:
+                async for offset in self.handle(records):
+                    done = offset
             self._failures.pop(partition, None)
         except TRANSIENT as error:
+            metrics.POSTPONED.labels(self.subscription.consumer).inc()
             failures = self._failures[partition] = self._failures.get(partition, 0) + 1
             backoff = min(0.1 * 2**failures, _LONGEST_BACKOFF_SECONDS)
             log.warning(
@@ -218,105 +261,90 @@ class PartitionLoop:
                 consumer.seek(partition, done)
                 self._retry_at[partition] = time.monotonic() + backoff
         if done > records[0].offset:
-            # Lost to a rebalance, the commit fails, and the inbox recognises what comes again elsewhere.
-            with contextlib.suppress(KafkaError):
-                await consumer.commit({partition: done})
-
-    def _measure(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
-        lag: dict[str, int] = {}
-        for partition in consumer.assignment():
-            end, position = consumer.highwater(partition), consumer.last_stable_offset(partition)
-            subscribed = consumer._subscription.subscription
-            assignment = subscribed.assignment if subscribed else None
-            if end is None or position is None or assignment is None:
-                continue
-            state = assignment.state_value(partition)
-            if state is not None and state.has_valid_position:
-                lag[partition.topic] = lag.get(partition.topic, 0) + max(0, end - state.position)
-        for topic, behind in lag.items():
-            LAG.labels(self.subscription.consumer, topic).set(behind)
+            self._done[partition] = done
+            self._advanced.set()
 
     async def handle(self, records: "Sequence[ConsumerRecord[bytes, bytes]]") -> Any:
         """Handle records of one partition; yield the offset to commit after each database commit."""
         deliveries = [_delivery(record) for record in records]
         try:
-            await self._commit(deliveries)
+            if _readable(deliveries):
+                await self._commit(deliveries)
+                yield records[-1].offset + 1
+                return
         except TRANSIENT:
             if len(deliveries) == 1:
                 raise
         except Exception as error:
             log.warning("batch_failed", consumer=self.subscription.consumer, error=repr(error))
-        else:
-            yield records[-1].offset + 1
-            return
         for delivery in deliveries:
             await self._one(delivery)
             yield delivery.record.offset + 1
 
     async def _one(self, delivery: _Delivery) -> None:
-        try:
-            await self._commit([delivery])
-        except TRANSIENT:
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            log.error("event_refused", consumer=self.subscription.consumer, reason=reason, exc_info=error)
-            await self._commit([_Delivery(delivery.record, None, reason)])
+        if delivery.reason is None:
+            try:
+                await self._commit([delivery])
+                return
+            except TRANSIENT:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                log.error("event_refused", consumer=self.subscription.consumer, reason=reason, exc_info=error)
+        else:
+            reason = delivery.reason
+        async with self._db.unscoped() as tx:
+            await self._bury(tx, delivery.record, reason, parked=False)
 
     async def _commit(self, deliveries: Sequence[_Delivery]) -> None:
-        """Record and handle deliveries in one transaction."""
-        consumer = self.subscription.consumer
-        tenants = {item.received.envelope.tenantid for item in deliveries if item.received}
-        async with self._db.for_tenants(tenants) as tx:
-            blocked = await dead_letter.blocked_keys(
-                tx, consumer, deliveries[0].record.topic, [item.record.key for item in deliveries]
-            )
-            fresh: list[Received[Event]] = []
-            for item in deliveries:
-                key = item.record.key
-                if item.received is None and item.reason is None:
-                    continue  # an event type that this consumer's contracts don't know
-                if item.received is not None and key not in blocked:
-                    fresh.append(item.received)
-                    continue
-                if item.received is not None and type(item.received.event) not in self.subscription.handlers:
-                    continue
-                parked = key in blocked
-                await dead_letter.add(
-                    tx, consumer, item.record, item.reason or "waits behind a dead letter of its key", parked
-                )
-                CONSUMED.labels(consumer, "parked" if parked else "dead").inc()
-                if key is not None:
-                    blocked.add(key)
-            await self._apply(tx, fresh)
-
-    async def _apply(self, tx: Transaction, received: Sequence[Received[Event]]) -> None:
-        """Handle those that this consumer has not seen, run by run of one type."""
-        handlers = self.subscription.handlers
-        wanted = [item for item in received if type(item.event) in handlers]
+        """Record and handle deliveries that could be read, in one transaction."""
+        consumer, handlers = self.subscription.consumer, self.subscription.handlers
+        wanted = [
+            (item.record, item.received)
+            for item in deliveries
+            if item.received and type(item.received.event) in handlers
+        ]
         if not wanted:
             return
+        async with self._db.for_tenants({received.envelope.tenantid for _, received in wanted}) as tx:
+            recorded = await inbox.record(
+                tx,
+                consumer,
+                [inbox.Arrival(received.envelope, record.topic, record.key) for record, received in wanted],
+            )
+            free: list[Received[Event]] = []
+            for record, received in wanted:
+                if (record.topic, record.key) in recorded.blocked:
+                    await self._bury(tx, record, "waits behind a dead letter of its key", parked=True)
+                else:
+                    free.append(received)
+            await self._handle_new(tx, free, recorded.new)
+
+    async def _bury(
+        self, tx: Transaction, record: "ConsumerRecord[bytes, bytes]", reason: str, *, parked: bool
+    ) -> None:
         consumer = self.subscription.consumer
-        rows = await tx.fetch(
-            "insert into inbox (consumer, source, event_id) select $1, * from unnest($2::text[], $3::uuid[])"
-            " on conflict do nothing returning source, event_id",
-            consumer,
-            [item.envelope.source for item in wanted],
-            [item.envelope.id for item in wanted],
-        )
-        new = {(row["source"], row["event_id"]) for row in rows}
-        CONSUMED.labels(consumer, "duplicate").inc(len(wanted) - len(new))
+        await dead_letter.add(tx, consumer, record, reason, parked)
+        outcome = "parked" if parked else "dead"
+        tx.after_commit(metrics.CONSUMED.labels(consumer, _event_label(record), outcome).inc)
+
+    async def _handle_new(
+        self, tx: Transaction, received: Sequence[Received[Event]], new: set[tuple[str, UUID]]
+    ) -> None:
+        """Handle those that the inbox did not know, run by run of one type."""
+        consumer = self.subscription.consumer
         fresh: list[Received[Event]] = []
-        for item in wanted:
+        for item in received:
             identity = (item.envelope.source, item.envelope.id)
             if identity in new:  # the same event twice within a batch counts once
                 new.discard(identity)
                 fresh.append(item)
+            else:
+                tx.after_commit(metrics.CONSUMED.labels(consumer, metrics.label(type(item.event)), "duplicate").inc)
         for kind, run in groupby(fresh, key=lambda item: type(item.event)):
             events = list(run)
-            with _span(consumer, kind, events):
-                await handlers[kind](tx, events)
-            CONSUMED.labels(consumer, "handled").inc(len(events))
+            with handling(tx, consumer, kind, events) as observed:
+                await self.subscription.handlers[kind](tx, observed)
 
     async def replay_requested(self) -> None:
         """Handle the dead letters whose replay was asked for, with what is parked behind them, in order."""
@@ -338,7 +366,7 @@ class PartitionLoop:
                     async with tx.savepoint():
                         envelope, event = decode(list(letter.headers), letter.value)
                         await tx.set_tenants([envelope.tenantid])
-                        await self._apply(tx, [Received(envelope, event)])
+                        await self._handle_again(tx, Received(envelope, event))
                 except TRANSIENT:
                     raise
                 except Exception as failed:
@@ -348,6 +376,23 @@ class PartitionLoop:
                     return
                 await dead_letter.resolve(tx, letter.id, "replayed")
 
+    async def _handle_again(self, tx: Transaction, received: Received[Event]) -> None:
+        """Handle a dead letter's event, unless it was handled when it came another time or nobody wants it now."""
+        if type(received.event) in self.subscription.handlers:
+            recorded = await inbox.record(tx, self.subscription.consumer, [inbox.Arrival(received.envelope)])
+            await self._handle_new(tx, [received], recorded.new)
+
+
+def _readable(deliveries: Sequence[_Delivery]) -> bool:
+    return all(item.reason is None for item in deliveries)
+
+
+def _event_label(record: "ConsumerRecord[bytes, bytes]") -> str:
+    """Return the type that a record says it has, if there is one of that name, for a metric."""
+    named = dict(record.headers).get("ce_type") or b""
+    kind = EVENTS.get(named.decode(errors="replace"))
+    return metrics.label(kind) if kind else metrics.UNREADABLE
+
 
 def _delivery(record: "ConsumerRecord[bytes, bytes]") -> _Delivery:
     try:
@@ -356,20 +401,3 @@ def _delivery(record: "ConsumerRecord[bytes, bytes]") -> _Delivery:
         return _Delivery(record, None)
     except DecodeError as error:
         return _Delivery(record, None, str(error))
-
-
-@contextlib.contextmanager
-def _span(consumer: str, kind: type[Event], events: Sequence[Received[Event]]) -> Any:
-    """Continue the trace of the first event; link to those of the others."""
-    contexts = [
-        extract({"traceparent": item.envelope.traceparent}) for item in events[:100] if item.envelope.traceparent
-    ]
-    links = [trace.Link(trace.get_current_span(context).get_span_context()) for context in contexts[1:]]
-    with tracer.start_as_current_span(
-        f"{consumer} {kind.__name__}",
-        context=contexts[0] if contexts else None,
-        kind=trace.SpanKind.CONSUMER,
-        links=links,
-        attributes={"messaging.batch.message_count": len(events), "messaging.consumer.group.name": consumer},
-    ):
-        yield

@@ -1,7 +1,6 @@
 """Dead letters: events that a consumer can't handle, and those that wait behind them so that order holds."""
 
 import base64
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -9,6 +8,9 @@ from typing import Any, Literal
 from aiokafka import ConsumerRecord
 
 from chassis.persistence.database import Transaction
+from dotmac_contracts.envelope import DecodeError, decode
+
+ActionName = Literal["replay", "discard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +43,6 @@ def _letter(row: Any) -> DeadLetter:
     return DeadLetter(**{**dict(row), "headers": headers})
 
 
-async def blocked_keys(tx: Transaction, consumer: str, topic: str, keys: Iterable[bytes | None]) -> set[bytes | None]:
-    """Return which of these keys have an open dead letter.
-
-    The shared lock waits for a replay under way, which may be about to free the key, and holds off the next one.
-    """
-    rows = await tx.fetch(
-        "select key from dead_letter where consumer = $1 and topic = $2 and key = any($3::bytea[])"
-        " and resolved_at is null for share",
-        consumer,
-        topic,
-        [key for key in set(keys) if key is not None],
-    )
-    return {row["key"] for row in rows}
-
-
 async def add(
     tx: Transaction, consumer: str, record: "ConsumerRecord[bytes, bytes]", reason: str, parked: bool
 ) -> None:
@@ -75,13 +62,14 @@ async def add(
     )
 
 
-async def list_open(tx: Transaction, consumer: str | None = None, limit: int = 100) -> list[DeadLetter]:
-    """Return the unresolved ones, the oldest first."""
+async def list_open(tx: Transaction, consumer: str | None = None, limit: int = 100, after: int = 0) -> list[DeadLetter]:
+    """Return the unresolved ones with a larger id than `after`, the oldest first."""
     rows = await tx.fetch(
         f"select {_COLUMNS} from dead_letter where resolved_at is null and ($1::text is null or consumer = $1)"
-        " order by id limit $2",
+        " and id > $3 order by id limit $2",
         consumer,
         limit,
+        after,
     )
     return [_letter(row) for row in rows]
 
@@ -92,20 +80,45 @@ async def show(tx: Transaction, letter_id: int) -> DeadLetter | None:
     return _letter(row) if row else None
 
 
-async def request_replay(tx: Transaction, letter_id: int) -> bool:
-    """Ask the running consumer to handle it again, with all that waits behind it; False if it isn't open."""
+async def act(tx: Transaction, letter_id: int, action: ActionName, principal: str) -> bool:
+    """Replay or discard one, and keep who did it; False if it isn't open."""
+    if not await (_request_replay if action == "replay" else _discard)(tx, letter_id):
+        return False
+    await tx.execute(
+        "insert into dead_letter_action (letter_id, action, principal) values ($1, $2, $3)",
+        letter_id,
+        action,
+        principal,
+    )
+    return True
+
+
+async def actions(tx: Transaction, letter_id: int) -> list[dict[str, Any]]:
+    """Return what was done about one: `action`, `principal` and `at` of each, the oldest first."""
+    rows = await tx.fetch(
+        "select action, principal, at from dead_letter_action where letter_id = $1 order by id", letter_id
+    )
+    return [dict(row) for row in rows]
+
+
+async def _request_replay(tx: Transaction, letter_id: int) -> bool:
+    """Ask the running consumer to handle it again, with all that waits behind it."""
     tag = await tx.execute(
         "update dead_letter set replay_requested_at = now() where id = $1 and resolved_at is null", letter_id
     )
     return tag == "UPDATE 1"
 
 
-async def discard(tx: Transaction, letter_id: int) -> bool:
-    """Give it up, and ask for what waits behind it to be handled; False if it isn't open."""
-    letter = await show(tx, letter_id)
-    if letter is None or letter.resolution is not None:
+async def _discard(tx: Transaction, letter_id: int) -> bool:
+    """Give it up, and ask for what waits behind it to be handled."""
+    row = await tx.fetchrow(
+        f"select {_COLUMNS} from dead_letter where id = $1 and resolved_at is null for update", letter_id
+    )
+    if row is None:
         return False
+    letter = _letter(row)
     await resolve(tx, letter_id, "discarded")
+    await _remember(tx, letter)
     await tx.execute(
         "update dead_letter set replay_requested_at = now() where id = (select id from dead_letter"
         " where consumer = $1 and topic = $2 and key = $3 and resolved_at is null order by id limit 1)",
@@ -114,6 +127,20 @@ async def discard(tx: Transaction, letter_id: int) -> bool:
         letter.key,
     )
     return True
+
+
+async def _remember(tx: Transaction, letter: DeadLetter) -> None:
+    """Take it into the inbox, so that it stays discarded when it is published again."""
+    try:
+        envelope, _ = decode(list(letter.headers), letter.value)
+    except DecodeError:
+        return  # what can't be read is not what was published, and that may still come
+    await tx.execute(
+        "insert into inbox (consumer, source, event_id) values ($1, $2, $3) on conflict do nothing",
+        letter.consumer,
+        envelope.source,
+        envelope.id,
+    )
 
 
 async def requested(tx: Transaction, consumer: str) -> list[int]:

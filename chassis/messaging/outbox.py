@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from opentelemetry.propagate import inject
-
 from chassis.clock import Clock
 from chassis.ids import new_id
+from chassis.messaging import metrics
+from chassis.messaging.spans import Creation
 from chassis.persistence.database import Transaction
 from dotmac_contracts.envelope import Envelope, Event, headers_of
 
@@ -24,45 +24,61 @@ class Outgoing:
 
 _INSERT = """
 insert into outbox (event_id, topic, key, tenant_id, headers, value)
-select * from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::jsonb[], $6::bytea[])
+select * from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::json[], $6::bytea[])
 """
 
 
-async def publish(tx: Transaction, outgoing: Sequence[Outgoing], *, source: str, clock: Clock) -> None:
-    """Insert events in one statement. Lock their aggregates first: that order alone keeps their order."""
-    if not outgoing:
-        return
-    carrier: dict[str, str] = {}
-    inject(carrier)
-    current = carrier.get("traceparent")
-    now = clock.now()
-    envelopes = [_envelope(item, source, current, now) for item in outgoing]
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Events as they go into the outbox: a column each of ids, topics, keys, tenants, headers, values."""
+
+    events: Sequence[Event]
+    columns: tuple[Sequence[object], ...]
+
+
+def prepare(tx: Transaction, outgoing: Sequence[Outgoing], *, source: str, clock: Clock) -> Prepared:
+    """Encode events, which is a bulk's larger part of publishing and needs no database."""
+    creation, now = Creation(tx), clock.now()
+    envelopes = [_envelope(item, source, creation, now) for item in outgoing]
     events = [item.event for item in outgoing]
-    await tx.execute(
-        _INSERT,
+    columns = (
         [envelope.id for envelope in envelopes],
         [event.TOPIC.name for event in events],
-        [event.key for event in events],
+        [envelope.partitionkey for envelope in envelopes],
         [envelope.tenantid for envelope in envelopes],
         [headers_of(envelope) for envelope in envelopes],
         [event.model_dump_json().encode() for event in events],
     )
+    return Prepared(events, columns)
+
+
+async def publish_prepared(tx: Transaction, prepared: Prepared) -> None:
+    """Insert events in one statement. Lock their aggregates first: that order alone keeps their order."""
+    if not prepared.events:
+        return
+    await tx.execute(_INSERT, *prepared.columns)
     tx.wrote_outbox = True
+    tx.after_commit(lambda: metrics.count_published(prepared.events))
 
 
-def _envelope(item: Outgoing, source: str, traceparent: str | None, now: datetime) -> Envelope:
-    cause, event = item.cause, item.event
-    return Envelope.model_construct(
-        id=new_id(),
+async def publish(tx: Transaction, outgoing: Sequence[Outgoing], *, source: str, clock: Clock) -> None:
+    """Prepare and insert events, with their aggregates locked."""
+    await publish_prepared(tx, prepare(tx, outgoing, source=source, clock=clock))
+
+
+def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime) -> Envelope:
+    cause, event, event_id = item.cause, item.event, new_id()
+    key = event.key
+    return Envelope(
+        id=event_id,
         source=source,
         type=event.TYPE,
         time=now,
-        subject=event.key,
-        partitionkey=event.key,
+        subject=key,
+        partitionkey=key,
         tenantid=event.tenant_id,
         aggregateversion=item.aggregate_version,
         causationid=cause.id if cause else None,
         correlationid=(cause.correlationid or cause.id) if cause else None,
-        # In a batch each event continues the trace of its own cause, not that of the batch.
-        traceparent=cause.traceparent if cause and cause.traceparent else traceparent,
+        traceparent=creation.traceparent(event, event_id, cause),
     )

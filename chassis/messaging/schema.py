@@ -9,7 +9,7 @@ _EVENT = """
     topic text not null,
     key text not null,
     tenant_id uuid not null,
-    headers jsonb not null,
+    headers json not null,
     value bytea not null
 """
 
@@ -99,6 +99,22 @@ def create_messaging_tables() -> None:
         f"grant execute on function roll_journal(int) to {relay}",
     ):
         bind.exec_driver_sql(grant)
+
+
+def let_administrators_repair() -> None:
+    """Keep who did what with a dead letter, and let the API do what the command line does."""
+    service = service_name()
+    api, consumer = f"{service}_api", f"{service}_consumer"
+    for statement in (
+        "create table dead_letter_action (id bigint generated always as identity primary key,"
+        " letter_id bigint not null references dead_letter, principal text not null,"
+        " action text not null check (action in ('replay', 'discard')), at timestamptz not null default now())",
+        "create index dead_letter_action_letter on dead_letter_action (letter_id)",
+        f"grant select, insert on dead_letter_action to {api}, {consumer}",
+        f"grant select, update on dead_letter to {api}",
+        f"grant insert on inbox to {api}",
+    ):
+        op.execute(statement)
 
 
 def _split(script: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,11 @@ from sqlalchemy.sql import ClauseElement
 log = structlog.get_logger()
 
 OUTBOX_CHANNEL = "outbox"
+
+LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What a statement may end with when the server or the line is lost. asyncpg's InternalClientError is a loss that it
+meets between two of its own steps, as in "cannot switch to state 12"."""
+_CLOSING_SECONDS = 2.0
 _DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 
@@ -25,6 +30,8 @@ class Transaction:
         self._connection = connection
         self.tenants = frozenset(tenants)
         self.wrote_outbox = False
+        self._after_commit: list[Callable[[], object]] = []
+        self._wakes: dict[str, set[str]] = {}
 
     async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         """Run a statement and return its rows."""
@@ -55,14 +62,28 @@ class Transaction:
         self.tenants = frozenset(tenants)
         await self._connection.execute(f"set local app.tenant_ids = '{_joined(self.tenants)}'")
 
+    def after_commit(self, callback: Callable[[], object]) -> None:
+        """Call back once what was done is committed, and never if it is undone: the place to count what happened."""
+        self._after_commit.append(callback)
+
+    def wake(self, channel: str, keys: Iterable[object]) -> None:
+        """Have those who watch these keys of a channel look again, in whatever process, once this is committed."""
+        self._wakes.setdefault(channel, set()).update(map(str, keys))
+
+    def _committed(self) -> None:
+        for callback in self._after_commit:
+            callback()
+
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """Undo what is done inside on an exception, and keep the transaction."""
         # By hand, as the transaction itself: asyncpg's own would refuse to nest in one it did not begin.
         await self._connection.execute("savepoint inner_work")
+        waiting = len(self._after_commit)
         try:
             yield
         except BaseException:
+            del self._after_commit[waiting:]
             await self._connection.execute("rollback to savepoint inner_work")
             raise
         await self._connection.execute("release savepoint inner_work")
@@ -73,15 +94,37 @@ def _joined(tenants: Iterable[UUID]) -> str:
     return ",".join(str(UUID(str(tenant))) for tenant in tenants)
 
 
+async def close(connection: "asyncpg.Connection[Any]") -> None:
+    """Close a connection, which may be lost already."""
+    with contextlib.suppress(*LOST):
+        await connection.close(timeout=_CLOSING_SECONDS)
+
+
+def _payloads(keys: Sequence[str]) -> list[str]:
+    """Return keys in pieces that fit into a notification, of at most 8,000 bytes; one without any if there are none."""
+    return [",".join(keys[start : start + 200]) for start in range(0, max(1, len(keys)), 200)]
+
+
 class Database:
     """A pool of connections to a service's own database, as one of its roles."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, application_name: str = "dotmac") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        application_name: str = "dotmac",
+        limits: Mapping[str, str] | None = None,
+    ) -> None:
+        """`limits`: server settings that end what takes too long, such as `statement_timeout`."""
+        self._limits = dict(limits or {})
         self._url = url
         self._pool_size = pool_size
         self._application_name = application_name
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._bell = asyncio.Event()
+        self._rung: dict[str, set[str]] = {}
+        """What is to be notified: keys by channel, and none where the channel's name says all."""
         self._ringer: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
@@ -91,7 +134,8 @@ class Database:
             min_size=1,
             max_size=self._pool_size,
             init=_set_codecs,
-            server_settings={"application_name": self._application_name, "jit": "off"},
+            reset=_nothing_to_reset,
+            server_settings={"application_name": self._application_name, "jit": "off", **self._limits},
         )
         self._ringer = asyncio.create_task(self._ring(), name="outbox-bell")
 
@@ -126,25 +170,33 @@ class Database:
             try:
                 yield transaction
             except BaseException:
-                with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                with contextlib.suppress(*LOST):
                     await connection.execute("rollback")
                 raise
             await connection.execute("commit")
+        transaction._committed()
         if transaction.wrote_outbox:
+            self._rung.setdefault(OUTBOX_CHANNEL, set())
+        for channel, keys in transaction._wakes.items():
+            self._rung.setdefault(channel, set()).update(keys)
+        if self._rung:
             self._bell.set()
 
     async def _ring(self) -> None:
-        """Wake the relay after commits: many commits, one NOTIFY, and never inside a business transaction,
-        where it would take a lock across the whole cluster."""
+        """Wake the relay, and who else waits, after commits: many commits, one NOTIFY, and never inside a business
+        transaction, where it would take a lock across the whole cluster."""
         while True:
             await self._bell.wait()
             self._bell.clear()
+            rung, self._rung = self._rung, {}
             try:
                 assert self._pool is not None
                 async with self._pool.acquire() as connection:
-                    await connection.execute(f"notify {OUTBOX_CHANNEL}")
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                # The relay polls as well, so a lost wake-up only delays.
+                    for channel, keys in rung.items():
+                        for payload in _payloads(sorted(keys)):
+                            await connection.execute("select pg_notify($1, $2)", channel, payload)
+            except LOST as error:
+                # Whoever waits polls as well, so a lost wake-up only delays.
                 log.warning("outbox_bell_failed", error=str(error))
 
     async def ping(self) -> None:
@@ -153,6 +205,10 @@ class Database:
             raise RuntimeError("the database is not connected")
         async with asyncio.timeout(2):
             await self._pool.fetchval("select 1")
+
+
+async def _nothing_to_reset(_connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """What a transaction sets ends with it, so a connection goes back without the round trip of asyncpg's own reset."""
 
 
 async def _set_codecs(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

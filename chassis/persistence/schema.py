@@ -24,6 +24,13 @@ def service_of_database(name: str) -> str:
     return name.removeprefix("dotmac_").split("__")[0]
 
 
+def confinement(database: str) -> tuple[str, ...]:
+    """Return the statements that let the service's own roles connect to its database, and nobody else (law 4)."""
+    service = service_of_database(database)
+    members = ", ".join(f"{service}_{role}" for role in ("owner", "api", "consumer", "relay"))
+    return f"revoke all on database {database} from public", f"grant connect on database {database} to {members}"
+
+
 def guard(table: str, *, platform_reads: bool = False, worker_reads: bool = False) -> None:
     """Force row-level security on a table with a `tenant_id`, and grant it to the API and consumer roles.
 
@@ -61,3 +68,13 @@ def create_idempotency_table() -> None:
     )
     op.execute("create index idempotency_key_age on idempotency_key (tenant_id, created_at)")
     guard("idempotency_key")
+
+
+def expire_idempotency_keys() -> None:
+    """Let the consumer role see, and so delete, the keys of every tenant that are older than a day."""
+    op.execute(
+        f"create policy expired on idempotency_key to {service_name()}_consumer"
+        " using (created_at < now() - interval '1 day')"
+    )
+    # Answers that were kept before are not sealed.
+    op.execute("truncate idempotency_key")

@@ -13,4 +13,6 @@ class Principal:
     tenant_id: UUID
     scopes: frozenset[str]
     roles: tuple[str, ...]
+    token_id: str
+    issued_at: datetime
     expires_at: datetime

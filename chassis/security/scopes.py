@@ -1,9 +1,31 @@
 """Roles, each a set of scopes. A scope is `<resource>:read` or `<resource>:write`."""
 
 ROLE_SCOPES: dict[str, frozenset[str]] = {
-    "platform_admin": frozenset({"tenants:read", "tenants:write", "deployments:read", "deployments:write"}),
+    "platform_admin": frozenset(
+        {
+            "tenants:read",
+            "tenants:write",
+            "deployments:read",
+            "deployments:write",
+            "dead-letters:read",
+            "dead-letters:write",
+            "users:read",
+            "users:write",
+        }
+    ),
     "tenant_admin": frozenset(
-        {"customers:read", "customers:write", "billing:read", "billing:write", "deployments:read"}
+        {
+            "customers:read",
+            "customers:write",
+            "billing:read",
+            "billing:write",
+            "deployments:read",
+            "events:read",
+            "webhooks:read",
+            "webhooks:write",
+            "users:read",
+            "users:write",
+        }
     ),
 }
 

@@ -9,6 +9,8 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+import orjson
+import structlog
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -18,13 +20,21 @@ from joserfc.jwk import KeySet, OKPKey
 
 from chassis.ids import new_id
 from chassis.security.principals import Principal
+from chassis.security.revocations import LONGEST_LIFETIME, Revocations
+
+log = structlog.get_logger()
 
 ALGORITHM = "Ed25519"
+TYPE = "at+jwt"
 ISSUER = "dotmac"
 AUDIENCE = "dotmac"
 _LEEWAY_SECONDS = 5
 _REFETCH_SECONDS = 10.0
+_FETCH_ATTEMPTS = 3
+_FETCH_SECONDS = 2.0
+"""For one attempt, less than a resolver waits before it asks again: a lost packet costs no request its answer."""
 _CACHED_TOKENS = 10_000
+_LARGEST_KEY_SET = 64 * 1024
 
 
 class InvalidToken(Exception):
@@ -55,9 +65,14 @@ class TokenIssuer:
         scopes: Iterable[str],
         roles: Iterable[str] = (),
         ttl: timedelta = timedelta(minutes=15),
+        issued_at: datetime | None = None,
     ) -> str:
-        """Return a signed token that lives for `ttl`."""
-        now = int(time.time())
+        """Return a signed token that lives for `ttl`, at most `LONGEST_LIFETIME`, from `issued_at` on, which is now."""
+        if ttl > LONGEST_LIFETIME:
+            raise ValueError(f"a token lives for {LONGEST_LIFETIME} at most")
+        # To the microsecond: of two tokens of one second, the revocation between them ends the first alone.
+        issued = issued_at.timestamp() if issued_at else time.time()
+        now = int(issued)
         claims: dict[str, Any] = {
             "iss": self._issuer,
             "aud": self._audience,
@@ -65,12 +80,12 @@ class TokenIssuer:
             "tid": str(tenant_id),
             "scope": " ".join(sorted(scopes)),
             "roles": list(roles),
-            "iat": now,
+            "iat": round(issued, 6),
             "nbf": now,
             "exp": now + int(ttl.total_seconds()),
             "jti": str(new_id()),
         }
-        header = {"alg": ALGORITHM, "kid": self._key.kid, "typ": "at+jwt"}
+        header = {"alg": ALGORITHM, "kid": self._key.kid, "typ": TYPE}
         return jwt.encode(header, claims, self._key, algorithms=[ALGORITHM])
 
     def jwks(self) -> dict[str, Any]:
@@ -79,10 +94,11 @@ class TokenIssuer:
 
 
 class TokenVerifier:
-    """Verifies tokens against published keys and remembers the verified ones until they expire."""
+    """Verifies tokens against published keys and remembers the verified ones until they expire or are revoked."""
 
-    def __init__(self, keys: str | dict[str, Any]) -> None:
+    def __init__(self, keys: str | dict[str, Any], revocations: Revocations | None = None) -> None:
         """`keys`: the URL of a JSON Web Key Set, fetched when first needed, or the set itself."""
+        self.revocations = revocations or Revocations()
         self._url = keys if isinstance(keys, str) else None
         self._keys = KeySet.import_key_set(keys) if isinstance(keys, dict) else None  # type: ignore[arg-type]
         self._fetched_at = float("-inf")
@@ -93,21 +109,35 @@ class TokenVerifier:
             aud={"essential": True, "value": AUDIENCE},
             sub={"essential": True},
             exp={"essential": True},
+            iat={"essential": True},
+            jti={"essential": True},
         )
-        self._verified: dict[bytes, Principal] = {}
+        self._verified: dict[bytes, tuple[Principal, float]] = {}
+
+    def recall(self, token: bytes) -> Principal | None:
+        """Return who a token that was verified before speaks for, while it is valid; without waiting."""
+        digest = hashlib.sha256(token).digest()
+        known = self._verified.get(digest)
+        if known is None:
+            return None
+        principal, expires_at = known
+        if expires_at <= time.time() or self.revocations.include(principal):
+            del self._verified[digest]
+            return None
+        return principal
 
     async def verify(self, token: str) -> Principal:
         """Return who the token speaks for; InvalidToken if it can't be trusted."""
-        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
-        known = self._verified.get(digest)
+        encoded = token.encode("utf-8", "replace")
+        known = self.recall(encoded)
         if known is not None:
-            if known.expires_at > datetime.now(UTC):
-                return known
-            del self._verified[digest]
+            return known
         principal = await self._verify(token)
+        if self.revocations.include(principal):
+            raise InvalidToken("it was revoked")
         if len(self._verified) >= _CACHED_TOKENS:
-            self._verified.clear()
-        self._verified[digest] = principal
+            del self._verified[next(iter(self._verified))]  # the oldest, which expires first
+        self._verified[hashlib.sha256(encoded).digest()] = principal, principal.expires_at.timestamp()
         return principal
 
     async def _verify(self, token: str) -> Principal:
@@ -124,13 +154,19 @@ class TokenVerifier:
             raise InvalidToken(str(error) or type(error).__name__) from error
 
     def _read(self, token: str, keys: KeySet) -> Principal:
-        claims = jwt.decode(token, keys, algorithms=[ALGORITHM]).claims
+        decoded = jwt.decode(token, keys, algorithms=[ALGORITHM])
+        # The type of access tokens (RFC 9068): what was signed for another purpose is none.
+        if decoded.header.get("typ") != TYPE:
+            raise ValueError("it is not an access token")
+        claims = decoded.claims
         self._claims.validate(claims)
         return Principal(
             subject=str(claims["sub"]),
             tenant_id=UUID(str(claims["tid"])),
             scopes=frozenset(str(claims["scope"]).split()),
             roles=tuple(claims.get("roles", ())),
+            token_id=str(claims["jti"]),
+            issued_at=datetime.fromtimestamp(claims["iat"], UTC),
             expires_at=datetime.fromtimestamp(claims["exp"], UTC),
         )
 
@@ -139,17 +175,40 @@ class TokenVerifier:
         async with self._fetching:
             if self._url and time.monotonic() - self._fetched_at >= _REFETCH_SECONDS:
                 try:
-                    timeout = aiohttp.ClientTimeout(total=3)
-                    async with (
-                        aiohttp.ClientSession(timeout=timeout) as session,
-                        session.get(self._url) as answer,
-                    ):
-                        answer.raise_for_status()
-                        self._keys = KeySet.import_key_set(await answer.json())
-                        self._fetched_at = time.monotonic()
-                except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                    self._keys = await self._published(self._url)
+                except SigningKeysUnavailable:
                     if self._keys is None:
-                        raise SigningKeysUnavailable(f"no signing keys from {self._url}") from error
+                        raise
+                    log.warning("signing_keys_not_refreshed", url=self._url)  # those that are known have to do
+                self._fetched_at = time.monotonic()
             if self._keys is None:
                 raise SigningKeysUnavailable(f"no signing keys from {self._url}")
             return self._keys
+
+    @staticmethod
+    async def _published(url: str) -> KeySet:
+        timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
+        for _ in range(_FETCH_ATTEMPTS):
+            try:
+                async with (
+                    aiohttp.ClientSession(timeout=timeout) as session,
+                    session.get(url, allow_redirects=False) as answer,
+                ):
+                    if answer.status != 200:
+                        raise ValueError(f"it answered {answer.status}")
+                    return KeySet.import_key_set(orjson.loads(await _at_most(answer.content, _LARGEST_KEY_SET)))
+            except TimeoutError:
+                continue
+            except (aiohttp.ClientError, ValueError, KeyError, TypeError, JoseError) as error:
+                raise SigningKeysUnavailable(f"no signing keys from {url}: {error}") from error
+        raise SigningKeysUnavailable(f"no signing keys from {url} in time")
+
+
+async def _at_most(content: aiohttp.StreamReader, largest: int) -> bytes:
+    """Read a body; ValueError if there is more of it than can be a set of keys."""
+    body = b""
+    async for piece in content.iter_any():
+        body += piece
+        if len(body) > largest:
+            raise ValueError(f"it answered with more than {largest:,} bytes")
+    return body

@@ -1,6 +1,6 @@
 """The published language of the DotMac Platform: events, topics and their envelope. No I/O, pydantic only."""
 
-from dotmac_contracts import billing, customer, provisioning, tenant
+from dotmac_contracts import billing, customer, integration, provisioning, tenant
 from dotmac_contracts.envelope import (
     EVENTS,
     DecodeError,
@@ -10,6 +10,7 @@ from dotmac_contracts.envelope import (
     UnknownEventType,
     decode,
     encode,
+    structured,
 )
 from dotmac_contracts.money import Money
 from dotmac_contracts.topics import ALL, Topic
@@ -28,6 +29,8 @@ __all__ = [
     "customer",
     "decode",
     "encode",
+    "integration",
     "provisioning",
+    "structured",
     "tenant",
 ]

@@ -34,6 +34,17 @@ class BillingAccountOpened(_Account, topic=topics.BILLING_ACCOUNT):
     """A billing account was opened for a customer."""
 
     currency: str = Field(description="ISO 4217 code in which it is billed.", examples=["USD"])
+    external_reference: str | None = Field(
+        default=None, description="The customer's id in the ISP's own systems.", examples=["7590-VHVEG"]
+    )
+
+
+class BillingAccountUpdated(_Account, topic=topics.BILLING_ACCOUNT):
+    """What a billing account says of its customer changed; all fields are the present ones."""
+
+    external_reference: str | None = Field(
+        default=None, description="The customer's id in the ISP's own systems.", examples=["7590-VHVEG"]
+    )
 
 
 class BillingAccountClosed(_Account, topic=topics.BILLING_ACCOUNT):
@@ -56,9 +67,7 @@ class PlanChanged(_Plan, topic=topics.BILLING_PLAN):
     """A plan's name or price changed."""
 
 
-class SubscriptionActivated(Event, topic=topics.BILLING_SUBSCRIPTION):
-    """A customer subscribed to a plan."""
-
+class _Subscription(Event):
     subscription_id: UUID = Field(description="The subscription.")
     tenant_id: UUID = Field(description="The ISP.")
     account_id: UUID = Field(description="The billing account that pays.")
@@ -66,6 +75,20 @@ class SubscriptionActivated(Event, topic=topics.BILLING_SUBSCRIPTION):
     plan_id: UUID = Field(description="The plan.")
     price: Money = Field(description="Its price a month: the plan's, or one of its own.")
     started_on: date = Field(description="The first day that is billed.")
+
+
+class SubscriptionActivated(_Subscription, topic=topics.BILLING_SUBSCRIPTION):
+    """A customer subscribed to a plan."""
+
+
+class SubscriptionSnapshot(_Subscription, topic=topics.BILLING_SUBSCRIPTION_SNAPSHOT):
+    """A subscription as it is now; what was told of it before need not be known."""
+
+    cancelled_on: date | None = Field(
+        default=None, description="The first day that is not billed, if it ended.", examples=["2026-03-01"]
+    )
+    created_at: datetime = Field(description="When it was made, in UTC.")
+    updated_at: datetime = Field(description="When it last changed, in UTC.")
 
 
 class SubscriptionCancelled(Event, topic=topics.BILLING_SUBSCRIPTION):
@@ -90,6 +113,17 @@ class InvoiceIssued(Event, topic=topics.BILLING_INVOICE):
     issued_at: datetime = Field(description="When it was issued, in UTC.")
     due_on: date = Field(description="The day by which it is to be paid.")
     total: Money = Field(description="What is owed.")
+
+
+class InvoicePartiallyPaid(Event, topic=topics.BILLING_INVOICE):
+    """A payment paid a part of an invoice."""
+
+    invoice_id: UUID = Field(description="The invoice.")
+    tenant_id: UUID = Field(description="The ISP.")
+    number: str = Field(description="Its number.", examples=["INV-000001"])
+    payment_id: UUID = Field(description="The payment.")
+    paid: Money = Field(description="What is paid of it by now.")
+    total: Money = Field(description="What was owed.")
 
 
 class InvoicePaid(Event, topic=topics.BILLING_INVOICE):

@@ -35,6 +35,13 @@ class CustomerUpdated(_Customer, topic=topics.CUSTOMER):
     """What is known of a customer changed; all fields are the present ones."""
 
 
+class CustomerSnapshot(_Customer, topic=topics.CUSTOMER_SNAPSHOT):
+    """A customer as it is now; what was told of it before need not be known."""
+
+    created_at: datetime = Field(description="When it was created, in UTC.")
+    updated_at: datetime = Field(description="When it last changed, in UTC.")
+
+
 class CustomerTerminated(Event, topic=topics.CUSTOMER):
     """A customer is served no longer."""
 

@@ -1,9 +1,10 @@
 """Events of the management platform."""
 
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from dotmac_contracts import topics
 from dotmac_contracts.envelope import Event
@@ -30,6 +31,32 @@ class TenantUpdated(_Tenant, topic=topics.TENANT):
     """What is known of an ISP changed; all fields are the present ones."""
 
 
+class TenantSnapshot(_Tenant, topic=topics.TENANT_SNAPSHOT):
+    """An ISP as it is now; what was told of it before need not be known."""
+
+    status: str = Field(
+        description="`registered`, `deploying`, `active` or `failed`; more may come.", examples=["active"]
+    )
+    deployment_id: UUID | None = Field(default=None, description="Its last deployment, if one was asked for.")
+    created_at: datetime = Field(description="When it was registered, in UTC.")
+    updated_at: datetime = Field(description="When it last changed, in UTC.")
+
+
+class TenantDeploying(Event, topic=topics.TENANT):
+    """A tenant's deployment was asked for."""
+
+    tenant_id: UUID = Field(description="The tenant.")
+    deployment_id: UUID = Field(description="The deployment.")
+
+
+class TenantDeploymentFailed(Event, topic=topics.TENANT):
+    """A tenant's deployment failed and what it had done is undone; it can be asked for again."""
+
+    tenant_id: UUID = Field(description="The tenant.")
+    deployment_id: UUID = Field(description="The deployment that failed.")
+    reason: str = Field(description="Why, for a person to act on.", examples=["verify gave up after 60 s"])
+
+
 class TenantActivated(Event, topic=topics.TENANT):
     """A tenant's deployment succeeded, and it can be used."""
 
@@ -53,10 +80,35 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     )
 
 
-class AdministratorCreated(Event, topic=topics.TENANT_USER):
-    """A tenant's first administrator exists, and can be invited."""
-
+class _Administrator(Event):
     user_id: UUID = Field(description="The user.")
     tenant_id: UUID = Field(description="The tenant.")
     deployment_id: UUID = Field(description="The deployment that asked for it.")
+
+
+class AdministratorCreated(_Administrator, topic=topics.TENANT_USER):
+    """A tenant's first administrator exists, and can be invited."""
+
     email: str = Field(description="The user's address.", examples=["admin@acme.example"])
+
+
+class AdministratorRemoved(_Administrator, topic=topics.TENANT_USER):
+    """What a failed deployment had done about the tenant's administrator is undone."""
+
+
+class _Session(Event):
+    user_id: UUID = Field(description="The user.")
+    tenant_id: UUID = Field(description="The user's tenant.")
+
+
+class TokenRevoked(_Session, topic=topics.TENANT_SESSION):
+    """An access token is valid no longer: its user logged out."""
+
+    token_id: UUID = Field(description="The token, by its claim `jti`.")
+    expires_at: AwareDatetime = Field(description="When it would have expired anyway, in UTC.")
+
+
+class TokensRevoked(_Session, topic=topics.TENANT_SESSION):
+    """All access tokens that a user was issued until a moment are valid no longer."""
+
+    issued_before: AwareDatetime = Field(description="That moment, in UTC: tokens issued then are revoked as well.")

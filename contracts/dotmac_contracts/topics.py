@@ -15,48 +15,92 @@ class Topic:
     key: str
     """The field of its events that is the record's key."""
     description: str
+    public: bool = False
+    """Whether a tenant's own systems get its events by feed and webhook; the rest is between the services."""
     partitions: int = 6
     retention_ms: int = 7 * _DAY_MS
+    """How long its records are kept, unless it is compacted."""
+    compacted: bool = False
+    """Whether the last record of each key is kept for good, and of those before it nothing is promised."""
 
     @property
     def domain(self) -> str:
         """The first part of the name."""
         return self.name.split(".")[0]
 
+    @property
+    def configuration(self) -> dict[str, str]:
+        """What Kafka is told of it when it is created."""
+        if self.compacted:  # `delete` lets records be deleted by hand, as a recovery does; none goes by its age
+            return {"cleanup.policy": "compact,delete", "retention.ms": "-1"}
+        return {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
 
-TENANT = Topic("tenant.tenant.v1", "tenant", "tenant_id", "Tenants: registered, changed, activated.")
+
+TENANT = Topic("tenant.tenant.v1", "tenant", "tenant_id", "Tenants: registered, changed, activated.", public=True)
+TENANT_SNAPSHOT = Topic(
+    "tenant.tenant-snapshot.v1", "tenant", "tenant_id", "Tenants as they are now, each whole.", compacted=True
+)
 TENANT_DEPLOYMENT = Topic(
     "tenant.deployment.v1", "tenant", "deployment_id", "Deployments that the management platform asks for."
 )
 TENANT_USER = Topic("tenant.user.v1", "tenant", "user_id", "Users of tenants.")
+TENANT_SESSION = Topic(
+    "tenant.session.v1",
+    "tenant",
+    "user_id",
+    "Access tokens that were revoked, kept longer than any token lives.",
+    retention_ms=_DAY_MS,
+)
 PROVISIONING_DEPLOYMENT = Topic(
     "provisioning.deployment.v1",
     "provisioning",
     "deployment_id",
     "How deployments go, and what they ask of other services.",
 )
-CUSTOMER = Topic("customer.customer.v1", "customer", "customer_id", "Customers of an ISP.")
+CUSTOMER = Topic("customer.customer.v1", "customer", "customer_id", "Customers of an ISP.", public=True)
+CUSTOMER_SNAPSHOT = Topic(
+    "customer.customer-snapshot.v1", "customer", "customer_id", "Customers as they are now, each whole.", compacted=True
+)
 CUSTOMER_WORKSPACE = Topic(
     "customer.workspace.v1", "customer", "tenant_id", "A tenant's place in the customer service."
 )
 BILLING_WORKSPACE = Topic("billing.workspace.v1", "billing", "tenant_id", "A tenant's place in the billing service.")
-BILLING_ACCOUNT = Topic("billing.account.v1", "billing", "account_id", "Billing accounts.")
-BILLING_PLAN = Topic("billing.plan.v1", "billing", "plan_id", "Plans that can be subscribed to.")
-BILLING_SUBSCRIPTION = Topic("billing.subscription.v1", "billing", "subscription_id", "Subscriptions.")
-BILLING_INVOICE = Topic("billing.invoice.v1", "billing", "invoice_id", "Invoices: issued, paid.")
-BILLING_PAYMENT = Topic("billing.payment.v1", "billing", "payment_id", "Payments received.")
+BILLING_ACCOUNT = Topic("billing.account.v1", "billing", "account_id", "Billing accounts.", public=True)
+BILLING_PLAN = Topic("billing.plan.v1", "billing", "plan_id", "Plans that can be subscribed to.", public=True)
+BILLING_SUBSCRIPTION = Topic("billing.subscription.v1", "billing", "subscription_id", "Subscriptions.", public=True)
+BILLING_SUBSCRIPTION_SNAPSHOT = Topic(
+    "billing.subscription-snapshot.v1",
+    "billing",
+    "subscription_id",
+    "Subscriptions as they are now, each whole.",
+    compacted=True,
+)
+BILLING_INVOICE = Topic("billing.invoice.v1", "billing", "invoice_id", "Invoices: issued, paid.", public=True)
+BILLING_PAYMENT = Topic("billing.payment.v1", "billing", "payment_id", "Payments received.", public=True)
+INTEGRATION_WEBHOOK = Topic(
+    "integration.webhook.v1",
+    "integration",
+    "endpoint_id",
+    "Webhook endpoints: created, changed, disabled, deleted.",
+    public=True,
+)
 
 ALL: tuple[Topic, ...] = (
     TENANT,
+    TENANT_SNAPSHOT,
     TENANT_DEPLOYMENT,
     TENANT_USER,
+    TENANT_SESSION,
     PROVISIONING_DEPLOYMENT,
     CUSTOMER,
+    CUSTOMER_SNAPSHOT,
     CUSTOMER_WORKSPACE,
     BILLING_WORKSPACE,
     BILLING_ACCOUNT,
     BILLING_PLAN,
     BILLING_SUBSCRIPTION,
+    BILLING_SUBSCRIPTION_SNAPSHOT,
     BILLING_INVOICE,
     BILLING_PAYMENT,
+    INTEGRATION_WEBHOOK,
 )

@@ -1,20 +1,18 @@
 """`python -m deploy.stack`: runs the stack until Ctrl-C."""
 
 import asyncio
-import logging
 import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from deploy.stack.processes import StackError
-from deploy.stack.stack import Stack, running, until_cancelled
+from deploy.stack.stack import Stack, until_cancelled
 
 FOLDER = Path(".stack")
 console = Console()
-# While it waits for Kafka, the client logs each attempt; the stack says itself when it gives up.
-logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 async def run() -> None:
@@ -22,29 +20,19 @@ async def run() -> None:
     started = time.perf_counter()
 
     def say(message: str) -> None:
-        console.print(f"[dim]{time.perf_counter() - started:6.1f} s[/]  {message}")
+        console.print(f"[dim]{time.perf_counter() - started:6.1f} s[/]  {escape(message)}", soft_wrap=True)
 
-    if running(FOLDER):
-        raise StackError("the stack already runs here; stop it first, or use it as it is")
     async with Stack(FOLDER, say=say) as stack:
-        name, password = stack.administrator
+        console.print(stack.summary, soft_wrap=True, markup=False)
         console.print(
-            f"""
-[bold]The platform is ready.[/]
-  API              {stack.gateway_url}/api/v1
-  Documentation    {stack.gateway_url}/docs
-  Kafka            {stack.kafka}
-  Administrator    {name}
-  Password         {password}
-  Logs             {FOLDER}/logs
-
-Next: `make demo` in another terminal. Ctrl-C stops everything; the data stays in {FOLDER}.""",
+            f"Next: `make demo` in another terminal. Ctrl-C stops everything; the data stays in {FOLDER}.",
             soft_wrap=True,
         )
         await asyncio.Event().wait()
 
 
 def main() -> None:
+    """Run until Ctrl-C or SIGTERM; status 1 with the reason if it can't start."""
     try:
         asyncio.run(until_cancelled(run))
     except StackError as error:

@@ -1,29 +1,28 @@
 """Brings the whole platform up on one machine, and down again."""
 
 import asyncio
+import contextlib
 import json
 import os
-import secrets
 import signal
-import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
-from urllib.parse import urlsplit, urlunsplit
+from typing import Self
 
 import aiohttp
-import asyncpg
 
-from chassis.messaging.broker import ensure_topics
-from chassis.persistence.migrations import upgrade
-from deploy.stack.kafka import Kafka
+from chassis.messaging.broker import BrokerError, ensure_topics, ping
+from deploy.prepare import Refused, database_url, prepare_databases
+from deploy.roles import LOGINS, SERVICES, login
+from deploy.stack.broker import Broker
+from deploy.stack.folder import Folder, running
+from deploy.stack.kafka import Kafka, Unavailable
 from deploy.stack.postgres import Postgres
-from deploy.stack.processes import Child, StackError, free_port
+from deploy.stack.processes import Child, Say, StackError, free_port, is_free, rotate
+from deploy.stack.tansu import Tansu
 
-SERVICES = ("tenant", "customer", "billing", "provisioning")
-ROLES = ("owner", "api", "consumer", "relay")
 ADMINISTRATOR = "admin@dotmac.example"
 _DEFAULT_PORTS = {
     "gateway": 8000,
@@ -31,11 +30,14 @@ _DEFAULT_PORTS = {
     "customer": 8102,
     "billing": 8103,
     "provisioning": 8104,
+    "integration": 8105,
     "kafka": 9092,
     "postgres": 54329,
 }
+_GIVEN_SECRETS = ("SECRET_KEY", "JWT_SECRET_KEY")
 _READY_SECONDS = 90
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dotmac"
+_LARGEST_LOG = 64 * 1024 * 1024
+_ROTATE_SECONDS = 60
 
 
 def _silent(_message: str) -> None:
@@ -49,14 +51,26 @@ class Stack:
     folder: Path
     any_ports: bool = False
     """Free ports instead of the usual ones, so that several stacks run side by side."""
-    say: Callable[[str], None] = _silent
+    say: Say = _silent
     environment: dict[str, str] = field(default_factory=dict)
     """Settings of the services beyond those that the stack makes."""
+    postgres_url: str = field(default_factory=lambda: os.environ.get("DATABASE_URL", ""))
+    """A PostgreSQL server to stand on, as a user who may create roles and databases; else the stack starts its own."""
+    kafka_servers: str = field(default_factory=lambda: os.environ.get("KAFKA_BOOTSTRAP_SERVERS", ""))
+    """A Kafka to stand on; without one the stack starts its own."""
     kafka: str = ""
+    """Where Kafka listens, once it runs."""
+    replaceable: bool = False
+    """Whether services can be replaced while they run: the gateway then knows a second address of each."""
     ports: dict[str, int] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
+    _standby: dict[str, int] = field(default_factory=dict)
     _postgres: Postgres | None = None
-    _kafka: Kafka | None = None
+    _broker: Broker | None = None
+    _housekeeping: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self._place = Folder(self.folder)
 
     async def __aenter__(self) -> Self:
         try:
@@ -69,43 +83,77 @@ class Stack:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    @classmethod
+    def attached(cls, folder: Path) -> Self | None:
+        """Return the stack that another process runs on a folder, for its addresses, or None."""
+        state = running(folder)
+        if state is None:
+            return None
+        stack = cls(folder, kafka=state["kafka"])
+        stack._server_url = state["postgres"]
+        stack._secrets = stack._place.secrets(())
+        return stack
+
     async def start(self) -> None:
-        """Start all parts in order, each when what it needs answers."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
-        (self.folder / "logs").mkdir(exist_ok=True)
-        self._secrets = self._keep_secrets()
-        self.ports = {name: self._port(name) for name in _DEFAULT_PORTS}
-        await asyncio.gather(self._start_postgres(), self._start_kafka())
-        self.say("creating topics, databases and roles")
-        await ensure_topics(self.kafka)
-        for service in SERVICES:
-            await self._create_database(service)
-        self.say("running the migrations")
-        for service in SERVICES:
-            await upgrade(service, self.database_url(service, "owner"))
-        for service in SERVICES:
-            self.say(f"starting {service}")
-            await self.start_service(service, wait=False)
-        self.say("starting gateway")
-        await self.start_service("gateway", wait=False)
+        """Start all parts, each when what it needs answers; StackError if one can't."""
+        await self.start_servers()
         for name in (*SERVICES, "gateway"):
-            await self.wait_ready(name)
-            self.say(f"{name} is ready")
-        self._write_state()
+            self.say(f"starting {name}")
+            await self._start_child(name)
+        with _first_error():
+            async with asyncio.TaskGroup() as group:
+                for name in self.children:
+                    group.create_task(self._see_ready(name))
+        self._keep_alive()
+        servers = {"kafka": self.kafka, "postgres": self._server_url}
+        self._place.publish({"gateway": self.gateway_url, "administrator": self.administrator, **servers})
+        self._publish_targets()
+
+    def _publish_targets(self) -> None:
+        """Say where the metrics are, as Prometheus reads it."""
+        targets = [f"127.0.0.1:{self.ports[name]}" for name in ("gateway", *SERVICES)]
+        (self._place.path / "targets.json").write_text(json.dumps([{"targets": targets}]))
+
+    async def start_servers(self) -> None:
+        """Start PostgreSQL and Kafka alone, with the databases, roles and topics that the services need."""
+        await self._place.claim(self.say)
+        if (self._place.path / "secrets.json").exists():
+            self.say(f"taking up the data in {self.folder}")
+        self._secrets = self._place.secrets((*_GIVEN_SECRETS, "postgres", "administrator", *LOGINS))
+        self._secrets |= {name: os.environ[name] for name in _GIVEN_SECRETS if os.environ.get(name)}
+        self._choose_ports()
+        with _first_error():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._prepare_databases())
+                group.create_task(self._prepare_broker())
 
     async def stop(self) -> None:
         """Stop what was started, the gateway first and the databases last."""
-        (self.folder / "state.json").unlink(missing_ok=True)
+        if self.children or self._postgres or self._broker:
+            self.say("stopping")
+        if self._housekeeping:
+            self._housekeeping.cancel()
+        self._place.withdraw()
         if "gateway" in self.children:
             await self.children["gateway"].stop()
         await asyncio.gather(*(child.stop() for child in self.children.values()))
-        servers: list[Kafka | Postgres] = [server for server in (self._kafka, self._postgres) if server]
+        servers: list[Broker | Postgres] = [server for server in (self._broker, self._postgres) if server]
         await asyncio.gather(*(server.stop() for server in servers))
+        self._place.release()
+
+    def remove_data(self) -> None:
+        """Delete the databases of a stack that is stopped, if they are its own; the folder is whoever's who gave it."""
+        if self._postgres:
+            self._postgres.remove()
 
     def url(self, name: str) -> str:
         """Return where a service, or the gateway, answers."""
         return f"http://127.0.0.1:{self.ports[name]}"
+
+    @property
+    def server_url(self) -> str:
+        """The address of the PostgreSQL server, as the user who may create roles and databases."""
+        return self._server_url
 
     @property
     def gateway_url(self) -> str:
@@ -118,38 +166,52 @@ class Stack:
         return ADMINISTRATOR, self._secrets["administrator"]
 
     @property
+    def summary(self) -> str:
+        """Where everything is, for the person who started it."""
+        name, password = self.administrator
+        return f"""
+The platform is ready.
+  API              {self.gateway_url}/api/v1
+  Documentation    {self.gateway_url}/docs
+  Kafka            {self.kafka}
+  Administrator    {name}
+  Password         {password}
+  Logs             {self.folder}/logs
+"""
+
+    @property
     def jwt_secret_key(self) -> str:
         """The secret that the signing key is derived from."""
         return self._secrets["JWT_SECRET_KEY"]
 
     def database_url(self, service: str, role: str) -> str:
         """Return the address of a service's database as one of its roles."""
-        server = urlsplit(self._server_url)
-        place = f"{server.hostname}:{server.port or 5432}"
-        login = f"{service}_{role}:{self._secrets[f'{service}_{role}']}"
-        return urlunsplit(("postgresql", f"{login}@{place}", f"/dotmac_{service}", server.query, ""))
+        return database_url(self._server_url, service, role, self._secrets[login(service, role)])
 
-    async def start_service(self, name: str, *, wait: bool = True) -> None:
-        """Start a service, or the gateway, as a process of its own that is kept alive."""
-        module = "gateway" if name == "gateway" else f"services.{name}"
-        if name not in self.children:
-            self.children[name] = Child(
-                name,
-                [sys.executable, "-m", module],
-                self._environment(name),
-                self.folder / "logs" / f"{name}.log",
-                keep_alive=True,
-            )
-        await self.children[name].start()
-        if wait:
-            await self.wait_ready(name)
+    async def start_service(self, name: str) -> None:
+        """Start a service, or the gateway, as a process of its own that is kept alive, and wait until it is ready."""
+        await self._start_child(name)
+        await self.wait_ready(name)
+        self.children[name].keep_alive(self.say)
+
+    async def replace_service(self, name: str) -> None:
+        """Start another instance of a service beside the one that runs, and stop that one when the other is ready."""
+        if not self.replaceable:
+            raise StackError(f"{name} can't be replaced: the gateway knows no second address of it")
+        old = self.children.pop(name)
+        self.ports[name], self._standby[name] = self._standby[name], self.ports[name]
+        await self.start_service(name)
+        self._publish_targets()
+        await old.stop()
 
     async def wait_ready(self, name: str) -> None:
         """Return once it says that it is ready; StackError with its log if it can't be."""
-        last = "no answer"
+        child, last = self.children[name], "no answer"
         try:
             async with asyncio.timeout(_READY_SECONDS), aiohttp.ClientSession() as session:
                 while True:
+                    if not child.kept_alive:
+                        child.raise_if_dead()
                     try:
                         async with session.get(f"{self.url(name)}/health/ready") as answer:
                             if answer.status == 200:
@@ -157,60 +219,92 @@ class Stack:
                             last = await answer.text()
                     except (aiohttp.ClientError, OSError) as error:
                         last = repr(error)
-                        if not (self.folder / "state.json").exists():  # at first start a dead child stays dead
-                            self.children[name].raise_if_dead()
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            log = self.children[name].log
-            raise StackError(f"{name} is not ready after {_READY_SECONDS} s ({last}); see {log}") from None
+            raise StackError(f"{name} is not ready after {_READY_SECONDS} s ({last}). {child.said()}") from None
 
-    async def _start_postgres(self) -> None:
-        given = os.environ.get("DATABASE_URL")
-        if given:
-            self._server_url = given
-            self.say("using the PostgreSQL server of DATABASE_URL")
-            return
-        self.say("starting PostgreSQL")
-        log = self.folder / "logs" / "postgres.log"
-        password = self._secrets["postgres"]
-        self._postgres = Postgres(self.folder.resolve() / "postgres", self.ports["postgres"], password, log)
-        await self._postgres.start()
-        self._server_url = self._postgres.url
-        self.say("PostgreSQL is ready")
-
-    async def _start_kafka(self) -> None:
-        given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-        if given:
-            self.kafka = given
-            self.say("using the Kafka of KAFKA_BOOTSTRAP_SERVERS")
-            return
-        self.say("starting Kafka (the first time Maven fetches it)")
-        log = self.folder / "logs" / "kafka.log"
-        folder = self.folder.resolve() / "kafka"
-        self._kafka = Kafka(folder, _CACHE, self.ports["kafka"], log, self.say)
-        await self._kafka.start()
-        self.kafka = self._kafka.bootstrap_servers
-        self.say("Kafka is ready")
-
-    async def _create_database(self, service: str) -> None:
-        """Create a service's roles and its database, or set their passwords anew."""
-        connection = await asyncpg.connect(self._server_url)
+    async def _prepare_databases(self) -> None:
+        if self.postgres_url:
+            self.say("using the PostgreSQL server that is given")
+            self._server_url = self.postgres_url
+        else:
+            self.say("starting PostgreSQL")
+            self._postgres = Postgres(self._place, self.ports["postgres"], self._secrets["postgres"])
+            await self._postgres.start()
+            self._server_url = self._postgres.url
+            self.say("PostgreSQL is ready")
         try:
-            existing = {row["rolname"] for row in await connection.fetch("select rolname from pg_roles")}
-            for role in ROLES:
-                name, password = f"{service}_{role}", self._secrets[f"{service}_{role}"]
-                verb = "alter" if name in existing else "create"
-                await connection.execute(
-                    f"{verb} role {name} login nosuperuser nobypassrls nocreatedb password '{password}'"
-                )
-            database = f"dotmac_{service}"
-            if not await connection.fetchval("select 1 from pg_database where datname = $1", database):
-                await connection.execute(f"create database {database} owner {service}_owner")
-            await connection.execute(f"revoke all on database {database} from public")
-            members = ", ".join(f"{service}_{role}" for role in ROLES)
-            await connection.execute(f"grant connect on database {database} to {members}")
-        finally:
-            await connection.close()
+            await prepare_databases(self._server_url, self._secrets, say=self.say)
+        except Refused as error:
+            raise StackError(str(error)) from None
+
+    async def _prepare_broker(self) -> None:
+        if self.kafka_servers:
+            self.say("using the Kafka that is given")
+            self.kafka = self.kafka_servers
+            await _let_in(self.kafka_servers)
+        else:
+            self.say("starting Kafka")
+            self._broker = Kafka(self._place, self.ports["kafka"], self.say)
+            try:
+                await self._broker.start()
+            except Unavailable as reason:
+                self.say(f"{reason}: running the small broker tansu instead of Apache Kafka (in memory only)")
+                self._broker = Tansu(self._place, self.ports["kafka"])
+                await self._broker.start()
+            self.kafka = self._broker.bootstrap_servers
+            self.say("Kafka is ready")
+        await self._create_topics()
+
+    async def _create_topics(self) -> None:
+        try:
+            if created := await ensure_topics(self.kafka):
+                self.say(f"created {len(created)} topics")
+        except BrokerError as error:
+            raise StackError(f"the topics can't be created: {error}") from None
+
+    async def _start_child(self, name: str) -> None:
+        if name not in self.children:
+            module = "gateway" if name == "gateway" else f"services.{name}"
+            self.children[name] = Child(
+                name,
+                [sys.executable, "-m", module],
+                self._environment(name),
+                self._place.logs / f"{name}.log",
+                # A service may be killed at any moment; one that stops in order may wait for Kafka, which stops too.
+                death_signal=signal.SIGKILL,
+                inherit=self._place.inherited,
+            )
+        await self.children[name].start()
+
+    async def _see_ready(self, name: str) -> None:
+        await self.wait_ready(name)
+        self.say(f"{name} is ready")
+
+    def _keep_alive(self) -> None:
+        """See to it that the stack stays as it is now, on long runs too."""
+        for child in self.children.values():
+            # What answered on its port may have been another program, which took the port first.
+            child.raise_if_dead()
+        for child in self.children.values():
+            child.keep_alive(self.say)
+        if self._postgres and self._postgres.child:
+            self._postgres.child.keep_alive(self.say)
+        if self._broker and self._broker.child:
+            self._broker.child.keep_alive(self.say, self._broker_came_back)
+        self._housekeeping = asyncio.create_task(self._rotate_logs(), name="rotate-logs")
+
+    async def _broker_came_back(self) -> None:
+        assert self._broker is not None
+        await self._broker.answers()
+        await self._create_topics()  # the small broker has forgotten them
+
+    async def _rotate_logs(self) -> None:
+        while True:
+            await asyncio.sleep(_ROTATE_SECONDS)
+            for log in self._place.logs.glob("*.log"):
+                with contextlib.suppress(OSError):  # a full disk, say: the next round tries again
+                    await asyncio.to_thread(rotate, log, _LARGEST_LOG)
 
     def _environment(self, name: str) -> dict[str, str]:
         passed = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "ROLES")}
@@ -219,82 +313,97 @@ class Stack:
             "SECRET_KEY": self._secrets["SECRET_KEY"],
             "JWT_SECRET_KEY": self._secrets["JWT_SECRET_KEY"],
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka,
-            "KAFKA_IDEMPOTENCE": str(self._kafka.idempotence if self._kafka else True).lower(),
             "JWKS_URL": f"{self.url('tenant')}/.well-known/jwks.json",
             "GATEWAY_URL": self.gateway_url,
             "HOST": "127.0.0.1",
             "PORT": str(self.ports[name]),
+            **({"KAFKA_IDEMPOTENCE": str(self._broker.idempotence).lower()} if self._broker else {}),
             **self.environment,
         }
         if name == "gateway":
-            return {**common, **{f"{service.upper()}_URL": self.url(service) for service in SERVICES}}
+            return {**common, **{f"{service.upper()}_URL": self._addresses(service) for service in SERVICES}}
         own = {
             "DATABASE_URL": self.database_url(name, "api"),
             "CONSUMER_DATABASE_URL": self.database_url(name, "consumer"),
             "RELAY_DATABASE_URL": self.database_url(name, "relay"),
         }
+        if name == "integration":
+            own["WEBHOOK_ALLOW_LOOPBACK"] = "true"  # whoever tries it out receives on this machine
         if name == "tenant":
             own["BOOTSTRAP_ADMIN_EMAIL"], own["BOOTSTRAP_ADMIN_PASSWORD"] = self.administrator
         return {**common, **own}
 
-    def _port(self, name: str) -> int:
-        given = os.environ.get(f"{name.upper()}_PORT")
-        if given:
-            return int(given)
-        default = _DEFAULT_PORTS[name]
-        if self.any_ports:
-            return free_port()
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", default))
-            except OSError:
-                port = free_port()
-                self.say(f"port {default} of {name} is taken: using {port}; {name.upper()}_PORT sets another")
-                return port
-        return default
+    def _addresses(self, service: str) -> str:
+        standby = [f"http://127.0.0.1:{self._standby[service]}"] if self.replaceable else []
+        return ",".join([self.url(service), *standby])
 
-    def _keep_secrets(self) -> dict[str, str]:
-        file = self.folder / "secrets.json"
-        kept: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
-        names = ["SECRET_KEY", "JWT_SECRET_KEY", "postgres", "administrator"]
-        names += [f"{service}_{role}" for service in SERVICES for role in ROLES]
-        for name in names:
-            kept.setdefault(name, secrets.token_urlsafe(36))
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(kept, indent=1))
-        return kept
-
-    def _write_state(self) -> None:
-        file = self.folder / "state.json"
-        file.touch(mode=0o600)
-        pids = {name: child.pid for name, child in self.children.items()}
-        state: dict[str, Any] = {
-            "pid": os.getpid(),
-            "gateway": self.gateway_url,
-            "kafka": self.kafka,
-            "administrator": self.administrator,
-            "pids": pids,
-        }
-        file.write_text(json.dumps(state, indent=1))
+    def _choose_ports(self) -> None:
+        for name, default in _DEFAULT_PORTS.items():
+            variable, taken = f"{name.upper()}_PORT", self.ports.values()
+            given = os.environ.get(variable)
+            if given:
+                if not given.isdecimal() or not 0 < int(given) < 65536:
+                    raise StackError(f"{variable} must be a port number; it is {given!r}")
+                port = int(given)
+                if port in taken or not is_free(port):
+                    raise StackError(f"port {port} of {name}, given by {variable}, is taken")
+            elif self.any_ports:
+                port = free_port(taken)
+            elif is_free(default):
+                port = default
+            else:
+                port = free_port(taken)
+                self.say(f"port {default} of {name} is taken: using {port}; {variable} sets another")
+            self.ports[name] = port
+        if self.replaceable:
+            for name in SERVICES:
+                self._standby[name] = free_port([*self.ports.values(), *self._standby.values()])
 
 
-def running(folder: Path) -> dict[str, Any] | None:
-    """Return the state of the stack that runs on `folder`, or None."""
+@contextlib.contextmanager
+def _first_error() -> Iterator[None]:
+    """Raise the first of several errors that tasks ended with: it is the one that stopped the others."""
     try:
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-        os.kill(state["pid"], 0)
-    except (OSError, ValueError, KeyError):
-        return None
-    return state
+        yield
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
-async def until_cancelled(work: Callable[[], Awaitable[None]]) -> None:
-    """Run, and let Ctrl-C and SIGTERM end it in order."""
-    task = asyncio.ensure_future(work())
-    for name in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(name, task.cancel)
+async def _let_in(bootstrap_servers: str) -> None:
+    """Return if Kafka answers on one of these servers; StackError with the reason otherwise."""
+    reason = "no server is named"
+    for server in filter(None, bootstrap_servers.split(",")):
+        host, _, port = server.strip().rpartition(":")
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(host.strip("[]"), int(port)), 5)
+            writer.close()
+            await ping(bootstrap_servers)
+        except (OSError, ValueError, TimeoutError, BrokerError) as error:
+            reason = str(error) or type(error).__name__
+        else:
+            return
+    raise StackError(f"no Kafka answers on {bootstrap_servers}: {reason}")
+
+
+async def until_cancelled(work: Callable[[], Awaitable[None]]) -> bool:
+    """Run, and let the first Ctrl-C, SIGTERM or hang-up end it in order, a second one at once.
+
+    Return whether it came to its own end.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work())
+    names = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        names.append(signal.SIGHUP)
+
+    def end() -> None:
+        for name in names:
+            loop.remove_signal_handler(name)
+        task.cancel()
+
+    for name in names:
+        loop.add_signal_handler(name, end)
     try:
         await task
     except asyncio.CancelledError:
-        return
+        return False
+    return True

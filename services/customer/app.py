@@ -5,13 +5,14 @@ from functools import partial
 from chassis.service import Microservice
 from chassis.worker import Worker
 from services.customer.api import customers, imports
-from services.customer.consumers import workspaces
+from services.customer.consumers import snapshots, workspaces
 from services.customer.use_cases.run_import import run_import
 
 MICROSERVICE = Microservice(
     name="customer",
     title="Customers",
     routers=[imports.router, customers.router],
-    subscriptions=lambda service: [workspaces.subscription(service)],
+    streams=["/api/v1/customers/imports"],
+    subscriptions=lambda service: [workspaces.subscription(service), snapshots.subscription(service)],
     workers=lambda service: [Worker("imports", partial(run_import, service), poll_seconds=0.5)],
 )

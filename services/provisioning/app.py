@@ -13,5 +13,5 @@ MICROSERVICE = Microservice(
     title="Deployments",
     routers=[api.router],
     subscriptions=lambda service: [deployments.subscription(service)],
-    workers=lambda service: [Worker("deployments", partial(work, service), poll_seconds=0.1)],
+    workers=lambda service: [Worker("deployments", partial(work, service))],
 )

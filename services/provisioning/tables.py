@@ -1,54 +1,76 @@
 """Storage of deployments."""
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 from chassis.persistence.database import Transaction
+from dotmac_contracts.envelope import Envelope
 from services.provisioning.domain.saga import Saga, Step
 
-COLUMNS = "tenant_id, deployment_id, target, status, request, steps, reason, placement, version, created_at, updated_at"
+COLUMNS = (
+    "tenant_id, deployment_id, target, status, request, steps, failed_step, reason, placement, cause, version,"
+    " created_at, updated_at"
+)
 
 
 def saga_of(row: Any) -> Saga:
     """Return the saga in a row of `deployment`."""
-    return Saga(row["target"], tuple(_step(step) for step in row["steps"]), row["status"], row["reason"])
+    steps = tuple(_step(step) for step in row["steps"])
+    return Saga(row["target"], steps, row["status"], row["failed_step"], row["reason"])
 
 
 def _step(stored: dict[str, Any]) -> Step:
-    return Step(
-        stored["name"],
-        stored["status"],
-        frozenset(stored["waiting_for"]),
-        _time(stored["started_at"]),
-        _time(stored["finished_at"]),
-        stored["detail"],
-    )
+    times = {name: _time(stored.get(name)) for name in ("started_at", "finished_at", "since")}
+    return Step(stored["name"], stored["status"], frozenset(stored["waiting_for"]), **times, detail=stored["detail"])
 
 
 def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def stored_steps(saga: Saga) -> list[dict[str, Any]]:
-    """Return the steps as they are stored, and shown."""
-    return [
-        {
-            "name": step.name,
-            "status": step.status,
-            "waiting_for": sorted(step.waiting_for),
-            "started_at": step.started_at,
-            "finished_at": step.finished_at,
-            "detail": step.detail,
-        }
-        for step in saga.steps
-    ]
+def stored_steps(saga: Saga) -> str:
+    """Return the steps as they are stored, and shown: JSON."""
+    return orjson.dumps(
+        [
+            {
+                "name": step.name,
+                "status": step.status,
+                "waiting_for": sorted(step.waiting_for),
+                "started_at": step.started_at,
+                "finished_at": step.finished_at,
+                "since": step.since,
+                "detail": step.detail,
+            }
+            for step in saga.steps
+        ]
+    ).decode()
 
 
-async def lock_deployment(tx: Transaction, tenant_id: UUID, deployment_id: UUID) -> Any:
-    """Lock and load a deployment (law 2: before its events go into the outbox)."""
-    return await tx.fetchrow(
-        f"select {COLUMNS} from deployment where tenant_id = $1 and deployment_id = $2 for update",
-        tenant_id,
-        deployment_id,
+def stored_cause(envelope: Envelope | None) -> str | None:
+    """Return what is kept of the event that moved a deployment last, which causes its own next steps too: JSON."""
+    return orjson.dumps(envelope._asdict()).decode() if envelope else None
+
+
+def cause_of(row: Any) -> Envelope | None:
+    """Return the event that moved a deployment last."""
+    kept = row["cause"]
+    if kept is None:
+        return None
+    ids = {name: UUID(kept[name]) for name in ("id", "tenantid", "causationid", "correlationid") if kept[name]}
+    return Envelope(**{**kept, **ids, "time": datetime.fromisoformat(kept["time"])})
+
+
+async def lock_deployments(
+    tx: Transaction, tenant_ids: Collection[UUID], deployment_ids: Collection[UUID]
+) -> Sequence[Any]:
+    """Lock and load deployments in one order (law 2: before their events go into the outbox)."""
+    return await tx.fetch(
+        f"select {COLUMNS} from deployment where tenant_id = any($1::uuid[]) and deployment_id = any($2::uuid[])"
+        " order by deployment_id for update",
+        list(tenant_ids),
+        list(deployment_ids),
     )

@@ -1,14 +1,14 @@
 """The tenant service, wired."""
 
 from chassis.service import Microservice
-from services.tenant.api import auth, tenants
-from services.tenant.consumers import deployments
+from services.tenant.api import auth, tenants, users
+from services.tenant.consumers import deployments, snapshots
 from services.tenant.use_cases.bootstrap import bootstrap
 
 MICROSERVICE = Microservice(
     name="tenant",
     title="Tenants",
-    routers=[auth.router, auth.keys, tenants.router],
-    subscriptions=lambda service: [deployments.subscription(service)],
+    routers=[auth.router, auth.keys, tenants.router, users.router],
+    subscriptions=lambda service: [deployments.subscription(service), snapshots.subscription(service)],
     prepare=bootstrap,
 )

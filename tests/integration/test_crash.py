@@ -1,82 +1,114 @@
 """Services that are killed at work go on where they stopped, and a broken module stops the start."""
 
 import asyncio
-import json
 import os
 import random
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import asyncpg
+import orjson
 
-from deploy.stack.stack import SERVICES, Stack
+from cli.generator import generate
+from cli.mapping import Subscriber, read_mapping, read_subscribers
+from deploy.roles import SERVICES
+from deploy.stack.stack import Stack
 from tests.api import Api, eventually
-from tests.conftest import deploy
+from tests.conftest import deploy, registration
 from tests.integration.test_flow import V1
+from tests.subscribers import MAPPING, PUBLISHED
 
-ROWS = 4000
+MONTH = "2026-02"
 
 
-async def test_sigkill_during_import_and_billing_changes_no_figure(stack: Stack, public: Api, platform: Api) -> None:
+def subscribers(folder: Path) -> list[Subscriber]:
+    """The published file's, or as many made up where it is missing."""
+    file = PUBLISHED
+    if not file.exists():
+        file = folder / "subscribers.csv"
+        generate(file, 5000)
+    return list(read_subscribers(file, read_mapping(MAPPING), "USD"))
+
+
+async def killed(stack: Stack, names: Sequence[str], chance: random.Random) -> None:
+    """End processes with SIGKILL, one after the other at some moment, and wait until all are back."""
+    for name in names:
+        await asyncio.sleep(chance.random() / 4)
+        stack.children[name].kill()
+    for name in names:
+        await stack.wait_ready(name)
+
+
+async def completed(api: Api, path: str) -> Any:
+    async def ended() -> Any:
+        answer = await api.send("GET", path)
+        return answer.body if answer.status == 200 and answer.body["status"] == "completed" else None
+
+    return await eventually(ended, seconds=120)
+
+
+async def test_sigkill_during_import_and_billing_changes_no_figure(
+    stack: Stack, public: Api, platform: Api, tmp_path: Path
+) -> None:
+    rows = subscribers(tmp_path)
+    prices = [row.price for row in rows if row.price]
+    expected = {
+        "count": len(prices),
+        "total": {"amount_minor": sum(price.amount_minor for price in prices), "currency": "USD"},
+    }
     tenant = await deploy(public, platform)
-    lines = "".join(json.dumps({"external_reference": f"k-{n}", "name": f"Name {n}"}) + "\n" for n in range(ROWS))
+    api, chance = tenant.api, random.Random(4)
+    everything = [*SERVICES, "gateway"]
+    chance.shuffle(everything)
+    lines = b"".join(orjson.dumps(row.customer) + b"\n" for row in rows)
     headers = {"Content-Type": "application/x-ndjson"}
-    job = await tenant.api.send("POST", f"{V1}/customers/imports", raw=lines.encode(), headers=headers)
-    job.expect(202)
-    chance = random.Random(4)
-    for service in ("customer", "billing"):
-        await asyncio.sleep(chance.random() / 2)  # at some moment of the work
-        stack.children[service].kill()
-    for service in ("customer", "billing"):
-        await stack.wait_ready(service)
-
-    async def imported() -> bool:
-        answer = await tenant.api.send("GET", f"{V1}/customers/imports/{job.body['id']}")
-        return answer.status == 200 and answer.body["status"] == "completed"
-
-    await eventually(imported)
-    assert (await tenant.api.send("GET", f"{V1}/customers/summary")).expect(200)["total"] == ROWS
+    job = (await api.send("POST", f"{V1}/customers/imports", raw=lines, headers=headers)).expect(202)
+    await killed(stack, everything, chance)
+    imported = await completed(api, f"{V1}/customers/imports/{job['id']}")
+    assert (imported["created"], imported["rejected"]) == (len(rows), 0)
 
     async def opened() -> bool:
-        answer = await tenant.api.send("GET", f"{V1}/billing-accounts/summary")
-        return answer.status == 200 and answer.body["count"] == ROWS
+        answer = await api.send("GET", f"{V1}/billing-accounts/summary")
+        return bool(answer.status == 200 and answer.body["count"] == len(rows))
 
-    await eventually(opened)
-    for start in range(0, ROWS, 1000):
-        items = [
-            {"customer_external_reference": f"k-{n}", "plan_code": "DSL", "started_on": "2026-01-01"}
-            for n in range(start, start + 1000)
-        ]
-        assert (await tenant.api.send("POST", f"{V1}/subscriptions/bulk", {"items": items})).expect(200)["created"]
-    run = (await tenant.api.send("POST", f"{V1}/billing-runs", {"period": "2026-02"})).expect(202)
-    await asyncio.sleep(chance.random() / 5)
-    stack.children["billing"].kill()
-    await stack.wait_ready("billing")
+    await eventually(opened, seconds=120)
+    orders = [{**order, "started_on": "2026-01-01"} for row in rows if (order := row.subscription())]
+    for start in range(0, len(orders), 1000):
+        items = orders[start : start + 1000]
+        answer = (await api.send("POST", f"{V1}/subscriptions/bulk", {"items": items})).expect(200)
+        assert (answer["created"], answer["rejected"]) == (len(items), [])
+    run = (await api.send("POST", f"{V1}/billing-runs", {"period": MONTH})).expect(202)
+    chance.shuffle(everything)
+    await killed(stack, everything, chance)
+    billed = await completed(api, f"{V1}/billing-runs/{run['id']}")
+    assert (billed["invoices"], billed["total"]) == (expected["count"], expected["total"])
 
-    async def billed() -> bool:
-        answer = await tenant.api.send("GET", f"{V1}/billing-runs/{run['id']}")
-        return answer.status == 200 and answer.body["status"] == "completed"
+    # Once more, undisturbed: nothing is left to do.
+    job = (await api.send("POST", f"{V1}/customers/imports", raw=lines, headers=headers)).expect(202)
+    assert (await completed(api, f"{V1}/customers/imports/{job['id']}"))["unchanged"] == len(rows)
+    run = (await api.send("POST", f"{V1}/billing-runs", {"period": MONTH})).expect(202)
+    assert (await completed(api, f"{V1}/billing-runs/{run['id']}"))["invoices"] == 0
+    assert (await api.send("GET", f"{V1}/customers/summary")).expect(200)["total"] == len(rows)
+    assert (await api.send("GET", f"{V1}/invoices/summary", params={"period": MONTH})).expect(200) == expected
 
-    await eventually(billed)
-    summary = (await tenant.api.send("GET", f"{V1}/invoices/summary", params={"period": "2026-02"})).expect(200)
-    assert summary == {"count": ROWS, "total": {"amount_minor": ROWS * 4000, "currency": "USD"}}
     billing = await asyncpg.connect(stack.database_url("billing", "consumer"))
     relay = await asyncpg.connect(stack.database_url("billing", "relay"))
     try:
         await billing.execute(f"set app.tenant_ids = '{tenant.id}'")
         numbers = [row[0] for row in await billing.fetch("select number from invoice order by number")]
-        assert numbers == [f"INV-{n:06d}" for n in range(1, ROWS + 1)]
+        assert numbers == [f"INV-{n:06d}" for n in range(1, len(prices) + 1)]
         assert await billing.fetchval("select sum(amount_minor) from ledger_entry") == 0
 
         async def told() -> bool:
-            return (
-                await relay.fetchval(
-                    "select count(distinct key) from journal where topic = 'billing.invoice.v1' and tenant_id = $1",
-                    tenant.id,
-                )
-                == ROWS
+            published = await relay.fetchval(
+                "select count(distinct key) from journal where topic = 'billing.invoice.v1' and tenant_id = $1",
+                UUID(tenant.id),
             )
+            return bool(published == len(prices))
 
         await eventually(told)
     finally:
@@ -84,23 +116,75 @@ async def test_sigkill_during_import_and_billing_changes_no_figure(stack: Stack,
         await relay.close()
 
 
-async def test_provisioning_killed_during_a_deployment_finishes_it(stack: Stack, public: Api, platform: Api) -> None:
-    deploying = asyncio.create_task(deploy(public, platform))
-    stack.children["provisioning"].kill()
+async def test_a_deployment_that_fails_undoes_what_it_began_and_can_be_asked_for_again(
+    stack: Stack, public: Api, platform: Api
+) -> None:
+    await stack.children["billing"].stop()
+    tenant = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)
+    path = f"{V1}/tenants/{tenant['id']}"
+    order = (await platform.send("POST", f"{path}/deployments")).expect(202)
+
+    async def deployment() -> Any:
+        return (await platform.send("GET", f"{V1}/deployments/{order['deployment_id']}")).expect(200)
+
+    async def at(status: str) -> Any:
+        found = await deployment()
+        return found if found["status"] == status else None
+
+    async def half_prepared() -> bool:
+        step = (await deployment())["steps"][1]
+        return step["status"] == "running" and await connection.fetchval(
+            "select steps->1->'waiting_for' = '[\"billing\"]' from deployment where deployment_id = $1", order_id
+        )
+
+    order_id = UUID(order["deployment_id"])
+    connection = await asyncpg.connect(stack.database_url("provisioning", "consumer"))
     try:
-        tenant = await deploying
-        assert tenant.deployment["status"] == "succeeded"
-    except AssertionError:  # the gateway said 502 while it was away: the deployment itself must still end
-        await stack.wait_ready("provisioning")
+        await connection.execute(f"set app.tenant_ids = '{tenant['id']}'")
+        await eventually(half_prepared)
+        # Its time is over: as if it had begun an hour ago.
+        await connection.execute(
+            "update deployment set next_check_at = now(),"
+            " steps = jsonb_set(steps, '{1,since}', to_jsonb(now() - interval '1 hour')) where deployment_id = $1",
+            order_id,
+        )
+    finally:
+        await connection.close()
+    undoing = await eventually(lambda: at("compensating"))
+    assert undoing["failed_step"] == "prepare_workspaces"
+    assert undoing["reason"] == "prepare_workspaces gave up after 120 s: no answer from billing"
+    (await platform.send("POST", f"{path}/deployments")).problem(409, "wrong-state")
+    await stack.start_service("billing")
+    failed = await eventually(lambda: at("failed"))
+    assert [step["status"] for step in failed["steps"]] == ["succeeded", "compensated", "pending", "pending"]
 
-        async def none_runs() -> bool:
-            answer = await platform.send("GET", f"{V1}/deployments", params={"status": "running"})
-            return answer.status == 200 and answer.body["items"] == []
+    async def told() -> bool:
+        return bool((await platform.send("GET", path)).expect(200)["status"] == "failed")
 
-        await eventually(none_runs)
+    await eventually(told)
+    for service in ("customer", "billing"):
+        connection = await asyncpg.connect(stack.database_url(service, "consumer"))
+        try:
+            await connection.execute(f"set app.tenant_ids = '{tenant['id']}'")
+            assert await connection.fetchval("select count(*) from workspace where removed_at is null") == 0
+        finally:
+            await connection.close()
+    order = (await platform.send("POST", f"{path}/deployments")).expect(202)
+    again = await eventually(lambda: at("succeeded"))
+    assert all(step["status"] == "succeeded" for step in again["steps"])
+
+
+async def test_provisioning_killed_during_a_deployment_finishes_it(stack: Stack, platform: Api) -> None:
+    tenant = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)
+    order = (await platform.send("POST", f"{V1}/tenants/{tenant['id']}/deployments")).expect(202)
+    stack.children["provisioning"].kill()
+
+    async def ended() -> Any:
+        answer = await platform.send("GET", f"{V1}/deployments/{order['deployment_id']}")
+        return answer.body if answer.status == 200 and answer.body["status"] != "running" else None
+
+    assert (await eventually(ended))["status"] == "succeeded"
     await stack.wait_ready("provisioning")
-    failed = (await platform.send("GET", f"{V1}/deployments", params={"status": "failed"})).expect(200)
-    assert failed["items"] == []
 
 
 async def test_a_service_with_a_broken_module_does_not_start_and_says_which(tmp_path: Path) -> None:

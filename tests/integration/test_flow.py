@@ -1,11 +1,16 @@
 """The main job through the gateway, operation by operation."""
 
+import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import asyncpg
+import pytest
 
+from chassis.ids import PLATFORM_TENANT
 from deploy.stack.stack import Stack
 from dotmac_contracts.envelope import decode
 from tests.api import Api, eventually
@@ -213,6 +218,86 @@ async def test_an_import_reports_each_row_and_a_second_time_changes_nothing(tena
     assert summary["total"] == summary["active"] + summary["terminated"]
 
 
+async def test_an_upload_and_an_invitation_that_are_sent_again_get_the_first_answer(
+    tenant: Tenant, platform: Api, stack: Stack
+) -> None:
+    key = {"Idempotency-Key": "upload-1", "Content-Type": "text/csv"}
+    path = f"{V1}/customers/imports"
+    first = await tenant.api.send("POST", path, raw=b"name\nOnce\n", headers=key)
+    again = await tenant.api.send("POST", path, raw=b"name\nOnce\n", headers=key)
+    assert again.expect(202) == first.expect(202)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    (await tenant.api.send("POST", path, raw=b"name\nOther\n", headers=key)).problem(422, "idempotency-key-reused")
+    listed = (await tenant.api.send("GET", path, params={"limit": "200"})).expect(200)["items"]
+    assert [item["id"] for item in listed].count(first.body["id"]) == 1
+    assert all(item["status"] != "uploading" for item in listed)
+
+    data = registration()
+    isp = (await platform.send("POST", f"{V1}/tenants", data)).expect(201)
+    (await platform.send("POST", f"{V1}/tenants/{isp['id']}/deployments")).expect(202)
+
+    async def active() -> bool:
+        return bool((await platform.send("GET", f"{V1}/tenants/{isp['id']}")).expect(200)["status"] == "active")
+
+    await eventually(active)
+    invite = f"{V1}/tenants/{isp['id']}/invitations"
+    one = (await platform.send("POST", invite, headers={"Idempotency-Key": data["slug"]})).expect(201)
+    two = (await platform.send("POST", invite, headers={"Idempotency-Key": data["slug"]})).expect(201)
+    other = (await platform.send("POST", invite)).expect(201)
+    assert one == two
+    assert one["token"] != other["token"]
+    connection = await asyncpg.connect(stack.database_url("tenant", "api"))
+    try:
+        await connection.execute(f"set app.tenant_id = '{PLATFORM_TENANT}'")
+        kept = await connection.fetchval(
+            "select body from idempotency_key where key = $1 and body is not null", data["slug"]
+        )
+    finally:
+        await connection.close()
+    assert kept
+    assert one["token"].encode() not in kept
+
+
+async def test_a_slow_upload_holds_no_connection_and_one_that_breaks_off_leaves_nothing(
+    stack: Stack, tenant: Tenant
+) -> None:
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"name\n" + b"".join(b"Slow %d\n" % number for number in range(1500))
+        arrived.set()
+        await go_on.wait()
+        raise ConnectionResetError("the client's line is cut")
+
+    headers = {"Content-Type": "text/csv", "Authorization": f"Bearer {tenant.api.token}"}
+    path = f"{tenant.api.url}{V1}/customers/imports"
+    uploading = asyncio.ensure_future(tenant.api.http.post(path, data=body(), headers=headers))
+    await arrived.wait()
+
+    async def staged() -> Any:
+        items = (await tenant.api.send("GET", f"{V1}/customers/imports", params={"limit": "200"})).expect(200)["items"]
+        return next((item for item in items if item["status"] == "uploading"), None)
+
+    await eventually(staged)
+    server = await asyncpg.connect(stack.database_url("customer", "owner"))
+    try:
+        open_ones = await server.fetchval(
+            "select count(*) from pg_stat_activity where datname = 'dotmac_customer' and xact_start is not null"
+            " and pid <> pg_backend_pid() and usename = 'customer_api'"
+        )
+        assert open_ones == 0
+    finally:
+        await server.close()
+    go_on.set()
+    with pytest.raises((aiohttp.ClientError, ConnectionError)):
+        await uploading
+
+    async def gone() -> bool:
+        return await staged() is None
+
+    await eventually(gone)
+
+
 async def test_pages_follow_each_other_without_gap_or_repetition(other: Tenant) -> None:
     rows = "".join(f"page-{number},Name {number}\n" for number in range(25))
     await imported(other.api, "external_reference,name\n" + rows)
@@ -220,11 +305,12 @@ async def test_pages_follow_each_other_without_gap_or_repetition(other: Tenant) 
     params = {"limit": "10"}
     while True:
         page = (await other.api.send("GET", f"{V1}/customers", params=params)).expect(200)
-        seen += [item["external_reference"] for item in page["items"]]
+        seen += [item["external_reference"] or item["id"] for item in page["items"]]
         if page["next_cursor"] is None:
             break
         params["cursor"] = page["next_cursor"]
-    assert sorted(seen) == sorted(f"page-{number}" for number in range(25))
+    assert len(set(seen)) == len(seen)
+    assert {reference for reference in seen if reference.startswith("page-")} == {f"page-{it}" for it in range(25)}
 
 
 async def test_a_trace_follows_a_request_into_the_consumers_events(stack: Stack, tenant: Tenant) -> None:

@@ -1,5 +1,6 @@
 """What is delivered twice, can't be read, or waits behind such a one."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -8,14 +9,19 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from chassis.ids import new_id
+from chassis.clock import SystemClock
+from chassis.ids import PLATFORM_TENANT, new_id
 from chassis.messaging import dead_letter
-from chassis.persistence.database import Database
+from chassis.messaging.outbox import Outgoing, publish
+from chassis.persistence.database import Database, Transaction
 from deploy.stack.stack import Stack
+from dotmac_contracts.billing import PlanChanged
 from dotmac_contracts.customer import CustomerCreated
-from dotmac_contracts.envelope import Envelope, Record, encode
+from dotmac_contracts.envelope import Envelope, Record, decode, encode
+from dotmac_contracts.money import Money
+from dotmac_contracts.topics import BILLING_PLAN
 from tests.api import eventually
 from tests.conftest import Tenant
 
@@ -122,7 +128,7 @@ async def test_a_record_that_can_not_be_read_is_kept_and_what_follows_waits_unti
     await eventually(passed)
     assert await accounts_of(tenant, customer_id) == []
     async with billing.unscoped() as tx:
-        assert await dead_letter.discard(tx, dead.id)
+        assert await dead_letter.act(tx, dead.id, "discard", "test")
 
     async def opened() -> bool:
         return bool(await accounts_of(tenant, customer_id))
@@ -150,7 +156,7 @@ async def test_a_refused_event_is_replayed_once_its_cause_is_mended(
             unknown,
         )
     async with billing.unscoped() as tx:
-        assert await dead_letter.request_replay(tx, letter.id)
+        assert await dead_letter.act(tx, letter.id, "replay", "test")
 
     async def replayed() -> bool:
         async with billing.for_tenants([unknown]) as tx:
@@ -183,3 +189,51 @@ async def test_what_was_published_stands_in_the_journal_in_the_order_of_its_aggr
     finally:
         await relay.close()
     assert [json.loads(row["headers"])["ce_aggregateversion"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+
+
+async def test_an_event_that_commits_late_goes_before_what_its_aggregate_says_after_it(stack: Stack) -> None:
+    """Also while events around it, with a smaller and a larger id, are sent and wait to be moved to the journal."""
+    late, other = new_id(), new_id()
+
+    def changed(plan_id: UUID) -> PlanChanged:
+        price = Money(amount_minor=1, currency="USD")
+        return PlanChanged(plan_id=plan_id, tenant_id=PLATFORM_TENANT, code="LATE", name="Late", price=price)
+
+    async def tell(tx: Transaction, plan_id: UUID, version: int) -> None:
+        await publish(tx, [Outgoing(changed(plan_id), version)], source="/test", clock=SystemClock())
+
+    database = Database(stack.database_url("billing", "api"), pool_size=2)
+    await database.connect()
+    owner = await asyncpg.connect(stack.database_url("billing", "owner"))
+    consumer = AIOKafkaConsumer(BILLING_PLAN.name, bootstrap_servers=stack.kafka, auto_offset_reset="latest")
+    await consumer.start()
+    await consumer.seek_to_end()
+    seen: list[tuple[UUID, int]] = []
+
+    async def sent(what: tuple[UUID, int]) -> None:
+        async with asyncio.timeout(30):
+            while what not in seen:
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    for record in records:
+                        envelope, event = decode(record.headers, record.value)
+                        if isinstance(event, PlanChanged) and event.plan_id in (late, other):
+                            seen.append((event.plan_id, envelope.aggregateversion))
+
+    try:
+        async with owner.transaction():
+            await owner.execute("lock table journal in exclusive mode")  # nothing is moved
+            async with database.for_tenant(PLATFORM_TENANT) as tx:
+                await tell(tx, other, 1)
+            async with database.for_tenant(PLATFORM_TENANT) as slow:
+                await tell(slow, late, 1)
+                async with database.for_tenant(PLATFORM_TENANT) as tx:
+                    await tell(tx, other, 2)
+                await sent((other, 2))
+            async with database.for_tenant(PLATFORM_TENANT) as tx:
+                await tell(tx, late, 2)
+            await sent((late, 2))
+    finally:
+        await consumer.stop()
+        await owner.close()
+        await database.close()
+    assert [version for plan_id, version in seen if plan_id == late] == [1, 2]

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService, require
 from chassis.http.idempotency import idempotent
+from chassis.http.listing import list_page, one
 from chassis.http.pagination import Cursor, Limit, Page
 from chassis.http.preconditions import etag, require_match
 from chassis.http.problem import Conflict, NotFound, Unprocessable
@@ -19,7 +20,6 @@ from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from dotmac_contracts.billing import PlanChanged, PlanPublished, SubscriptionCancelled
 from dotmac_contracts.money import Money as MoneyData
-from services.billing.api.listing import list_page, one
 from services.billing.api.models import (
     AccountView,
     BulkOrder,
@@ -44,7 +44,9 @@ Writer = Annotated[Principal, Depends(require("billing:write"))]
 async def get_billing_workspace(service: CurrentService, who: Reader) -> Response:
     """Read the tenant's workspace."""
     async with service.db.for_tenant(who.tenant_id) as tx:
-        row = await tx.fetchrow("select tenant_id, currency, time_zone, created_at from workspace")
+        row = await tx.fetchrow(
+            "select tenant_id, currency, time_zone, created_at from workspace where removed_at is null"
+        )
     if row is None:
         raise NotFound("workspace of", who.tenant_id)
     return json(WorkspaceView(**dict(row)))
@@ -85,7 +87,7 @@ async def publish_plan(request: Request, service: CurrentService, who: Writer, b
     """Publish a plan."""
 
     async def create(tx: Transaction) -> Response:
-        currency = await tx.fetchval("select currency from workspace")
+        currency = await tx.fetchval("select currency from workspace where removed_at is null")
         if currency != body.price.currency:
             raise Unprocessable("currency-mismatch", f"Plans are priced in {currency}.")
         try:
@@ -107,7 +109,7 @@ async def publish_plan(request: Request, service: CurrentService, who: Writer, b
         await publish(tx, [Outgoing(event, 1)], source=service.source, clock=service.clock)
         return json(view, 201, {"Location": f"/api/v1/plans/{view.id}", "ETag": etag(1)})
 
-    return await idempotent(request, service.db, who, create)
+    return await idempotent(request, service, who, create)
 
 
 @router.get("/plans", response_model=Page[PlanView])
@@ -185,7 +187,7 @@ async def add_subscription(request: Request, service: CurrentService, who: Write
         headers = {"Location": f"/api/v1/subscriptions/{result.ids[0]}", "ETag": etag(row["version"])}
         return json(SubscriptionView.of(row), 201, headers)
 
-    return await idempotent(request, service.db, who, create)
+    return await idempotent(request, service, who, create)
 
 
 @router.post("/subscriptions/bulk", response_model=BulkResult)
@@ -197,7 +199,7 @@ async def add_subscriptions(request: Request, service: CurrentService, who: Writ
         rejected = [RejectedOrder(index=index, reason=reason) for index, reason in result.rejected]
         return json(BulkResult(created=result.created, unchanged=result.unchanged, rejected=rejected))
 
-    return await idempotent(request, service.db, who, create)
+    return await idempotent(request, service, who, create)
 
 
 @router.get("/subscriptions", response_model=Page[SubscriptionView])
@@ -257,4 +259,4 @@ async def cancel_subscription(
         await publish(tx, [Outgoing(event, row["version"])], source=service.source, clock=service.clock)
         return json(SubscriptionView.of(row), headers={"ETag": etag(row["version"])})
 
-    return await idempotent(request, service.db, who, cancel)
+    return await idempotent(request, service, who, cancel)

@@ -7,16 +7,18 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService, require
+from chassis.http.document import problems
 from chassis.http.idempotency import idempotent
+from chassis.http.listing import list_page, one
 from chassis.http.pagination import Cursor, Limit, Page
 from chassis.http.preconditions import etag
-from chassis.http.problem import Conflict, Unprocessable
+from chassis.http.problem import Conflict
 from chassis.http.responses import json
 from chassis.ids import new_id
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
+from chassis.telemetry import traces
 from dotmac_contracts.money import Money as MoneyData
-from services.billing.api.listing import list_page, one
 from services.billing.api.models import (
     InvoiceSummary,
     InvoiceView,
@@ -41,22 +43,23 @@ async def start_run(request: Request, service: CurrentService, who: Writer, body
     period = Period.parse(body.period)
 
     async def start(tx: Transaction) -> Response:
-        currency = await tx.fetchval("select currency from workspace")
+        currency = await tx.fetchval("select currency from workspace where removed_at is null")
         if currency is None:
             raise Conflict("not-deployed", "The tenant has no workspace: deploy it first.")
         row = await tx.fetchrow(
-            "insert into billing_run (tenant_id, run_id, period_start, period_end, status, currency)"
-            " values ($1, $2, $3, $4, 'queued', $5) returning *",
+            "insert into billing_run (tenant_id, run_id, period_start, period_end, status, currency, traceparent)"
+            " values ($1, $2, $3, $4, 'queued', $5, $6) returning *",
             who.tenant_id,
             new_id(),
             period.start,
             period.end,
             currency,
+            traces.here(),
         )
         view = RunView.of(row)
         return json(view, 202, {"Location": f"/api/v1/billing-runs/{view.id}"})
 
-    response = await idempotent(request, service.db, who, start)
+    response = await idempotent(request, service, who, start)
     service.wake("billing-runs")
     return response
 
@@ -90,13 +93,14 @@ async def list_invoices(
     return await list_page(service, who, "invoice", "invoice_id", InvoiceView.of, limit, cursor, filters)
 
 
-@router.get("/invoices/summary", response_model=InvoiceSummary)
+@router.get("/invoices/summary", response_model=InvoiceSummary, responses=problems(409))
 async def summarize_invoices(service: CurrentService, who: Reader, period: Month = None) -> Response:
     """Count and sum invoices."""
     async with service.db.for_tenant(who.tenant_id) as tx:
         row = await tx.fetchrow(
             "select count(*) as count, coalesce(sum(total_minor), 0)::bigint as total,"
-            " (select currency from workspace) as currency from invoice where $1::date is null or period_start = $1",
+            " (select currency from workspace where removed_at is null) as currency"
+            " from invoice where $1::date is null or period_start = $1",
             Period.parse(period).start if period else None,
         )
     if row is None or row["currency"] is None:
@@ -120,15 +124,13 @@ async def get_invoice(service: CurrentService, who: Reader, invoice_id: UUID) ->
 @router.post("/payments", status_code=201, response_model=PaymentView)
 async def add_payment(request: Request, service: CurrentService, who: Writer, body: PaymentData) -> Response:
     """Take a payment; it pays the account's oldest open invoices first."""
-    if body.amount.amount_minor == 0:
-        raise Unprocessable("empty-payment", "A payment must be of more than nothing.")
     amount = MoneyData(amount_minor=body.amount.amount_minor, currency=body.amount.currency)
 
     async def take(tx: Transaction) -> Response:
         row = await take_payment(tx, service, who.tenant_id, body.account_id, amount, body.method, body.reference)
         return json(PaymentView.of(row), 201, {"Location": f"/api/v1/payments/{row['payment_id']}"})
 
-    return await idempotent(request, service.db, who, take)
+    return await idempotent(request, service, who, take)
 
 
 @router.get("/payments", response_model=Page[PaymentView])

@@ -5,37 +5,37 @@ from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
-from chassis.money import EXPONENTS
+from chassis.http.fields import Currency, Day, Whole
+from chassis.http.fields import ShortText as Text
+from chassis.http.models import RowView, Strict
 
-Text = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]*$")]
 Code = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9_.-]+$")]
 _LARGEST = 10**15
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Money(_Strict):
+class Money(Strict):
     """An amount in the minor units of a currency: 2985 USD is 29.85 US dollars."""
 
-    amount_minor: int = Field(ge=0, le=_LARGEST)
-    currency: str = Field(min_length=3, max_length=3)
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if self.currency not in EXPONENTS:
-            raise ValueError("currency is not an ISO 4217 code")
-        return self
+    amount_minor: Whole = Field(ge=0, le=_LARGEST)
+    currency: Currency
 
     @classmethod
     def of(cls, amount_minor: int, currency: str) -> "Money":
         return cls.model_construct(amount_minor=amount_minor, currency=currency)
 
 
-class AccountView(BaseModel):
+class PositiveMoney(Money):
+    """An amount of more than nothing."""
+
+    amount_minor: Whole = Field(ge=1, le=_LARGEST)
+
+
+class AccountView(RowView):
     """A customer's billing account."""
+
+    KEY = "account_id"
 
     id: UUID
     customer_id: UUID
@@ -46,18 +46,14 @@ class AccountView(BaseModel):
     created_at: datetime
     updated_at: datetime
 
-    @classmethod
-    def of(cls, row: Any) -> "AccountView":
-        return cls(id=row["account_id"], **{name: row[name] for name in cls.model_fields if name != "id"})
 
-
-class PlanData(_Strict):
+class PlanData(Strict):
     code: Code
     name: Text
     price: Money
 
 
-class PlanChange(_Strict):
+class PlanChange(Strict):
     name: Text | None = None
     price: Money | None = None
 
@@ -79,14 +75,28 @@ class PlanView(BaseModel):
         return cls(id=row["plan_id"], price=Money.of(row["price_minor"], row["currency"]), **plain)
 
 
-class OrderData(_Strict):
+_BY_ID: JsonDict = {"customer_id": {"type": "string"}, "customer_external_reference": {"type": "null"}}
+_BY_REFERENCE: JsonDict = {"customer_external_reference": {"type": "string"}, "customer_id": {"type": "null"}}
+
+
+class OrderData(Strict):
     """A subscription to activate, for a customer named by id or by external reference."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["customer_id"], "properties": _BY_ID},
+                {"required": ["customer_external_reference"], "properties": _BY_REFERENCE},
+            ]
+        },
+    )
 
     customer_id: UUID | None = None
     customer_external_reference: Text | None = None
     plan_code: Code
     price: Money | None = Field(None, description="A price of its own instead of the plan's.")
-    started_on: Annotated[date, Field(ge=date(2000, 1, 1), le=date(2100, 1, 1))] | None = None
+    started_on: Day | None = Field(None, description="From 2000 to 2100; the first of this month without one.")
 
     @model_validator(mode="after")
     def _one_customer(self) -> Self:
@@ -95,7 +105,7 @@ class OrderData(_Strict):
         return self
 
 
-class BulkOrder(_Strict):
+class BulkOrder(Strict):
     items: list[OrderData] = Field(min_length=1, max_length=1000)
 
 
@@ -132,7 +142,7 @@ class SubscriptionView(BaseModel):
         return cls(id=row["subscription_id"], price=price, **{name: row[name] for name in names})
 
 
-class RunOrder(_Strict):
+class RunOrder(Strict):
     period: str = Field(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$", examples=["2026-10"])
 
 
@@ -201,9 +211,9 @@ class InvoiceView(BaseModel):
         )
 
 
-class PaymentData(_Strict):
+class PaymentData(Strict):
     account_id: UUID
-    amount: Money
+    amount: PositiveMoney
     method: Text
     reference: Text | None = None
 

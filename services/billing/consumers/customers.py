@@ -5,12 +5,17 @@ from datetime import date
 from typing import Any
 
 from chassis.ids import new_id
-from chassis.messaging.consumer import Permanent, Received, Subscription
 from chassis.messaging.outbox import Outgoing, publish
+from chassis.messaging.subscription import Permanent, Received, Subscription
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts import topics
-from dotmac_contracts.billing import BillingAccountClosed, BillingAccountOpened, SubscriptionCancelled
+from dotmac_contracts.billing import (
+    BillingAccountClosed,
+    BillingAccountOpened,
+    BillingAccountUpdated,
+    SubscriptionCancelled,
+)
 from dotmac_contracts.customer import CustomerCreated, CustomerTerminated, CustomerUpdated
 
 
@@ -19,7 +24,8 @@ def subscription(service: Service) -> Subscription:
 
     async def created(tx: Transaction, received: Sequence[Received[CustomerCreated]]) -> None:
         currencies = {
-            row["tenant_id"]: row["currency"] for row in await tx.fetch("select tenant_id, currency from workspace")
+            row["tenant_id"]: row["currency"]
+            for row in await tx.fetch("select tenant_id, currency from workspace where removed_at is null")
         }
         missing = {item.event.tenant_id for item in received} - currencies.keys()
         if missing:
@@ -27,8 +33,11 @@ def subscription(service: Service) -> Subscription:
         rows = await tx.fetch(
             "insert into billing_account"
             " (tenant_id, account_id, customer_id, external_reference, currency, status, version)"
-            " select *, 1 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[])"
-            " on conflict do nothing returning tenant_id, account_id, customer_id, currency, status",
+            # One that is opened and closed at once has been through both versions.
+            " select *, case status when 'open' then 1 else 2 end from unnest($1::uuid[], $2::uuid[], $3::uuid[],"
+            " $4::text[], $5::text[], $6::text[]) as x (t, a, c, reference, currency, status)"
+            " on conflict do nothing"
+            " returning tenant_id, account_id, customer_id, external_reference, currency, status",
             [item.event.tenant_id for item in received],
             [new_id() for _ in received],
             [item.event.customer_id for item in received],
@@ -41,32 +50,40 @@ def subscription(service: Service) -> Subscription:
         for row in rows:
             ids = {name: row[name] for name in ("account_id", "tenant_id", "customer_id")}
             cause = causes[row["customer_id"]]
-            outgoing.append(Outgoing(BillingAccountOpened(**ids, currency=row["currency"]), 1, cause))
+            opened = {name: row[name] for name in ("currency", "external_reference")}
+            outgoing.append(Outgoing(BillingAccountOpened(**ids, **opened), 1, cause))
             if row["status"] == "closed":
                 outgoing.append(Outgoing(BillingAccountClosed(**ids), 2, cause))
         await publish(tx, outgoing, source=service.source, clock=service.clock)
 
     async def updated(tx: Transaction, received: Sequence[Received[CustomerUpdated]]) -> None:
         # The last state of each customer in the batch.
-        last = {item.event.customer_id: item.event for item in received}.values()
-        await tx.execute(
-            "update billing_account a set external_reference = x.reference, updated_at = now()"
+        last = {item.event.customer_id: item for item in received}
+        rows = await tx.fetch(
+            "update billing_account a set external_reference = x.reference, version = version + 1, updated_at = now()"
             " from unnest($1::uuid[], $2::uuid[], $3::text[]) as x (tenant_id, customer_id, reference)"
-            " where a.tenant_id = x.tenant_id and a.customer_id = x.customer_id",
-            [event.tenant_id for event in last],
-            [event.customer_id for event in last],
-            [event.external_reference for event in last],
+            " where a.tenant_id = x.tenant_id and a.customer_id = x.customer_id"
+            " and a.external_reference is distinct from x.reference"
+            " returning a.tenant_id, a.account_id, a.customer_id, a.external_reference, a.version",
+            [item.event.tenant_id for item in last.values()],
+            list(last),
+            [item.event.external_reference for item in last.values()],
         )
+        outgoing = [
+            Outgoing(BillingAccountUpdated(**dict(row)), row["version"], last[row["customer_id"]].envelope)
+            for row in rows
+        ]
+        await publish(tx, outgoing, source=service.source, clock=service.clock)
         await close(tx, [item for item in received if item.event.status == "terminated"])
 
     async def close(tx: Transaction, received: Sequence[Received[Any]]) -> None:
         causes = {item.event.customer_id: item.envelope for item in received}
         keys = ([item.event.tenant_id for item in received], [item.event.customer_id for item in received])
         accounts = await tx.fetch(
-            "update billing_account a set status = 'closed', version = 2, updated_at = now()"
+            "update billing_account a set status = 'closed', version = version + 1, updated_at = now()"
             " from unnest($1::uuid[], $2::uuid[]) as x (tenant_id, customer_id)"
             " where a.tenant_id = x.tenant_id and a.customer_id = x.customer_id and a.status = 'open'"
-            " returning a.tenant_id, a.account_id, a.customer_id",
+            " returning a.tenant_id, a.account_id, a.customer_id, a.version",
             *keys,
         )
         today: date = service.clock.now().date()
@@ -80,7 +97,9 @@ def subscription(service: Service) -> Subscription:
             today,
         )
         cause_of = {row["account_id"]: causes[row["customer_id"]] for row in accounts}
-        outgoing = [Outgoing(BillingAccountClosed(**dict(row)), 2, cause_of[row["account_id"]]) for row in accounts]
+        outgoing = [
+            Outgoing(BillingAccountClosed(**dict(row)), row["version"], cause_of[row["account_id"]]) for row in accounts
+        ]
         outgoing += [
             Outgoing(SubscriptionCancelled(**dict(row)), row["version"], cause_of[row["account_id"]]) for row in ended
         ]

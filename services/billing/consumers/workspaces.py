@@ -1,10 +1,11 @@
 """Prepares and removes tenants' workspaces when a deployment asks for it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from chassis.ids import new_id
-from chassis.messaging.consumer import Received, Subscription
 from chassis.messaging.outbox import Outgoing, publish
+from chassis.messaging.subscription import Received, Subscription
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts import topics
@@ -20,64 +21,72 @@ def subscription(service: Service) -> Subscription:
     """Return what billing does with provisioning's events."""
 
     async def prepare(tx: Transaction, received: Sequence[Received[WorkspaceRequested]]) -> None:
-        events = {item.event.tenant_id: item for item in received}
-        fresh = await tx.fetch(
-            "insert into workspace (tenant_id, deployment_id, currency, time_zone)"
-            " select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])"
-            " on conflict do nothing returning tenant_id, currency",
-            list(events),
-            [item.event.deployment_id for item in events.values()],
-            [item.event.currency for item in events.values()],
-            [item.event.time_zone for item in events.values()],
+        rows = await tx.fetch(
+            "insert into workspace as w (tenant_id, deployment_id, currency, time_zone, version)"
+            " select *, 1 from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])"
+            # One that is there stays with the deployment that prepared it.
+            " on conflict (tenant_id) do update set version = w.version + 1, removed_at = null,"
+            " deployment_id = case when w.removed_at is null then w.deployment_id else excluded.deployment_id end"
+            " returning tenant_id, currency, version",
+            [item.event.tenant_id for item in received],
+            [item.event.deployment_id for item in received],
+            [item.event.currency for item in received],
+            [item.event.time_zone for item in received],
         )
-        plans = [(row["tenant_id"], new_id(), *plan, row["currency"]) for row in fresh for plan in STARTER_PLANS]
-        if plans:
-            await tx.execute(
-                "insert into plan (tenant_id, plan_id, code, name, price_minor, currency, version) select *, 1"
-                " from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[])",
-                *(list(column) for column in zip(*plans, strict=True)),
-            )
+        plans = [(row["tenant_id"], new_id(), *plan, row["currency"]) for row in rows for plan in STARTER_PLANS]
+        published = await tx.fetch(
+            "insert into plan (tenant_id, plan_id, code, name, price_minor, currency, version) select *, 1"
+            " from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[])"
+            " on conflict do nothing returning tenant_id, plan_id, code, name, price_minor, currency",
+            *(list(column) for column in zip(*plans, strict=True)),
+        )
+        causes = {item.event.tenant_id: item.envelope for item in received}
         told = [
             Outgoing(
                 PlanPublished(
-                    plan_id=plan_id,
-                    tenant_id=tenant_id,
-                    code=code,
-                    name=name,
-                    price=Money(amount_minor=price, currency=currency),
+                    plan_id=row["plan_id"],
+                    tenant_id=row["tenant_id"],
+                    code=row["code"],
+                    name=row["name"],
+                    price=Money(amount_minor=row["price_minor"], currency=row["currency"]),
                 ),
                 1,
-                events[tenant_id].envelope,
+                causes[row["tenant_id"]],
             )
-            for tenant_id, plan_id, code, name, price, currency in plans
-        ]
-        told += [
-            Outgoing(
-                BillingWorkspaceReady(tenant_id=item.event.tenant_id, deployment_id=item.event.deployment_id),
-                1,
-                item.envelope,
-            )
-            for item in received
+            for row in published
         ]
         await publish(tx, told, source=service.source, clock=service.clock)
+        await answer(tx, BillingWorkspaceReady, rows, received)
 
     async def remove(tx: Transaction, received: Sequence[Received[WorkspaceRemovalRequested]]) -> None:
         rows = await tx.fetch(
-            "delete from workspace w using unnest($1::uuid[], $2::uuid[]) as x (t, d)"
-            " where w.tenant_id = x.t and w.deployment_id = x.d returning w.tenant_id",
+            "update workspace w set version = version + 1,"
+            " removed_at = case when w.deployment_id = x.d then now() else removed_at end"
+            " from unnest($1::uuid[], $2::uuid[]) as x (t, d) where w.tenant_id = x.t"
+            " returning w.tenant_id, w.version, w.removed_at",
             [item.event.tenant_id for item in received],
             [item.event.deployment_id for item in received],
         )
-        await tx.execute("delete from plan where tenant_id = any($1::uuid[])", [row["tenant_id"] for row in rows])
-        removed = [
+        gone = [row["tenant_id"] for row in rows if row["removed_at"] is not None]
+        await tx.execute("delete from plan where tenant_id = any($1::uuid[])", gone)
+        await answer(tx, BillingWorkspaceRemoved, rows, received)
+
+    async def answer(
+        tx: Transaction,
+        kind: type[BillingWorkspaceReady | BillingWorkspaceRemoved],
+        rows: Sequence[Any],
+        received: Sequence[Received[WorkspaceRequested | WorkspaceRemovalRequested]],
+    ) -> None:
+        versions = {row["tenant_id"]: row["version"] for row in rows}
+        answers = [
             Outgoing(
-                BillingWorkspaceRemoved(tenant_id=item.event.tenant_id, deployment_id=item.event.deployment_id),
-                2,
+                kind(tenant_id=item.event.tenant_id, deployment_id=item.event.deployment_id),
+                versions[item.event.tenant_id],
                 item.envelope,
             )
             for item in received
         ]
-        await publish(tx, removed, source=service.source, clock=service.clock)
+        await publish(tx, answers, source=service.source, clock=service.clock)
 
     return Subscription(
         "billing-workspaces",

@@ -1,142 +1,194 @@
 """Bill a period, a chunk of accounts a transaction: it can stop anywhere and goes on where it stopped."""
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 from typing import Any
 from uuid import UUID
 
 from chassis.ids import new_id
-from chassis.messaging.outbox import Outgoing, publish
+from chassis.messaging.outbox import Outgoing, Prepared, prepare, publish_prepared
 from chassis.money import Money
 from chassis.persistence.database import Transaction
 from chassis.service import Service
+from chassis.telemetry import traces
 from dotmac_contracts.billing import InvoiceIssued
 from dotmac_contracts.money import Money as MoneyData
+from services.billing import metrics
 from services.billing.domain.period import Period, charge, invoice_number
 
 CHUNK = 1000
+_NONE = UUID(int=0)
 _DAYS_TO_PAY = timedelta(days=14)
 
-# Accounts that have something to bill in the period and no invoice for it yet, after the last one done.
+# Accounts that have something to bill in the period and no invoice for it yet, after the last one done. Tables that
+# were just filled have no statistics, so a wrong index must not cost a scan for each account: what is billed is read
+# once (`not in` is hashed), and `limit` and `offset` keep the look-ups of subscriptions and plans from being joined.
 _DUE = """
-select s.account_id, a.customer_id, s.subscription_id, s.price_minor, s.currency, s.started_on, s.cancelled_on, p.name
+select due.account_id, due.customer_id,
+       s.subscription_id, s.price_minor, s.currency, s.started_on, s.cancelled_on, p.name
 from (
-    select distinct d.account_id from subscription d
-    where d.tenant_id = $1 and ($2::uuid is null or d.account_id > $2)
-      and d.started_on < $4 and (d.cancelled_on is null or d.cancelled_on > $3)
-      and not exists (select 1 from invoice i where i.tenant_id = $1 and i.account_id = d.account_id
-                      and i.period_start = $3)
-    order by d.account_id limit $5
+    select a.account_id, a.customer_id from billing_account a
+    cross join lateral (
+        select from subscription s where s.tenant_id = $1 and s.account_id = a.account_id
+        and s.started_on < $4 and (s.cancelled_on is null or s.cancelled_on > $3) limit 1) subscribed
+    where a.tenant_id = $1 and a.account_id > $2 and a.account_id not in (
+        select i.account_id from invoice i where i.tenant_id = $1 and i.period_start = $3 and i.account_id > $2)
+    order by a.account_id limit $5
 ) due
-join subscription s on s.tenant_id = $1 and s.account_id = due.account_id
-join billing_account a on a.tenant_id = $1 and a.account_id = due.account_id
-join plan p on p.tenant_id = $1 and p.plan_id = s.plan_id
-where s.started_on < $4 and (s.cancelled_on is null or s.cancelled_on > $3)
-order by s.account_id, s.subscription_id
+cross join lateral (
+    select * from subscription s where s.tenant_id = $1 and s.account_id = due.account_id
+    and s.started_on < $4 and (s.cancelled_on is null or s.cancelled_on > $3) offset 0) s
+cross join lateral (select name from plan p where p.tenant_id = $1 and p.plan_id = s.plan_id limit 1) p
+order by due.account_id, s.subscription_id
+"""
+
+# Invoices, their lines, and double entry: what a customer owes is what the ISP earns.
+_SAVE = """
+with issued as (
+    insert into invoice (tenant_id, invoice_id, account_id, customer_id, number, total_minor, currency,
+                         period_start, period_end, issued_at, due_on, version)
+    select $1, *, $2, $3, $4, $5, 1
+    from unnest($6::uuid[], $7::uuid[], $8::uuid[], $9::text[], $10::bigint[], $11::text[])
+    returning invoice_id, total_minor, currency
+), itemised as (
+    insert into invoice_line (tenant_id, invoice_id, line, subscription_id, description, amount_minor)
+    select $1, * from unnest($12::uuid[], $13::int[], $14::uuid[], $15::text[], $16::bigint[])
+)
+insert into ledger_entry (tenant_id, source_id, account, amount_minor, currency)
+select $1, invoice_id, account, sign * total_minor, currency
+from issued, (values ('receivable', 1), ('revenue', -1)) as side (account, sign)
 """
 
 
-async def run_billing(service: Service) -> bool:
-    """Do the next chunk of the oldest run; False if there is none."""
-    async with service.consumer_db.unscoped() as tx:
-        job = await tx.fetchrow(
-            "select tenant_id, run_id from billing_run where finished_at is null order by created_at limit 1"
-        )
-    if job is None:
-        return False
-    tenant_id, run_id = job["tenant_id"], job["run_id"]
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What a run's next chunk bills, read while the one before it was saved."""
+
+    run_id: UUID
+    last_number: int
+    """The tenant's last invoice number then. Another one means that somebody else has issued invoices since."""
+    rows: Sequence[Any]
+
+
+class BillingRuns:
+    """Does the billing runs, a chunk a step."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._ahead: _Ahead | None = None
+
+    async def step(self) -> bool:
+        """Do the next chunk of the oldest run; False if there is none."""
+        ahead, self._ahead = self._ahead, None  # whatever fails, nothing is billed from what was read before it
+        async with self._service.consumer_db.unscoped() as tx:
+            job = await tx.fetchrow(
+                "select tenant_id, run_id, traceparent from billing_run where finished_at is null"
+                " order by created_at limit 1"
+            )
+        if job is None:
+            return False
+        tenant_id, run_id = job["tenant_id"], job["run_id"]
+        attributes = {traces.TENANT: str(tenant_id), "dotmac.billing_run.id": str(run_id)}
+        with traces.span("bill a chunk", attributes, parent=job["traceparent"]):
+            self._ahead = await _next_chunk(self._service, tenant_id, run_id, ahead)
+        return True
+
+
+async def _next_chunk(service: Service, tenant_id: UUID, run_id: UUID, ahead: _Ahead | None) -> _Ahead | None:
+    """Bill a chunk, and read what the one after it bills; None if there is nothing more to do."""
     async with service.consumer_db.for_tenants([tenant_id]) as tx:
         # Each lock in a statement of its own, so that what follows sees what its last holder committed.
         run = await tx.fetchrow(
             "select * from billing_run where tenant_id = $1 and run_id = $2 for update", tenant_id, run_id
         )
         if run is None or run["finished_at"] is not None:
-            return True
+            return None
         last = await tx.fetchval("select last_invoice_number from workspace where tenant_id = $1 for update", tenant_id)
         period = Period(run["period_start"], run["period_end"])
-        rows = await tx.fetch(_DUE, tenant_id, run["after_account"], period.start, period.end, CHUNK)
+        if ahead and (ahead.run_id, ahead.last_number) == (run_id, last):
+            rows = ahead.rows
+        else:
+            rows = await _due(tx, tenant_id, period, run["after_account"] or _NONE)
         if not rows:
             await tx.execute(
                 "update billing_run set status = 'completed', finished_at = now() where tenant_id = $1 and run_id = $2",
                 tenant_id,
                 run_id,
             )
-            return True
-        await _issue(tx, service, tenant_id, run_id, period, last, rows)
-    return True
+            return None
+        async with asyncio.TaskGroup() as together:
+            reading = together.create_task(_read_ahead(service, tenant_id, period, rows[-1]["account_id"]))
+            issuing = together.create_task(_issue(tx, service, tenant_id, run_id, period, last, rows))
+    return _Ahead(run_id, issuing.result(), reading.result())
+
+
+async def _due(tx: Transaction, tenant_id: UUID, period: Period, after_account: UUID) -> Sequence[Any]:
+    return await tx.fetch(_DUE, tenant_id, after_account, period.start, period.end, CHUNK)
+
+
+async def _read_ahead(service: Service, tenant_id: UUID, period: Period, after_account: UUID) -> Sequence[Any]:
+    async with service.consumer_db.for_tenants([tenant_id]) as tx:
+        return await _due(tx, tenant_id, period, after_account)
 
 
 async def _issue(
-    tx: Transaction, service: Service, tenant_id: UUID, run_id: UUID, period: Period, last: int, rows: list[Any]
-) -> None:
+    tx: Transaction, service: Service, tenant_id: UUID, run_id: UUID, period: Period, last: int, rows: Sequence[Any]
+) -> int:
+    """Issue a chunk's invoices, numbered on from `last`; return the last number."""
     now = service.clock.now()
     due_on = now.date() + _DAYS_TO_PAY
     invoices: list[tuple[UUID, UUID, UUID, str, int, str]] = []
     lines: list[tuple[UUID, int, UUID, str, int]] = []
-    outgoing: list[Outgoing] = []
-    number = last
-    for account_id, group in groupby(rows, key=lambda row: row["account_id"]):
+    for number, (account_id, group) in enumerate(groupby(rows, key=lambda row: row["account_id"]), last + 1):
         subscriptions = list(group)
         invoice_id, currency = new_id(), subscriptions[0]["currency"]
-        number += 1
         total = Money.zero(currency)
         for index, row in enumerate(subscriptions, 1):
             price = Money(row["price_minor"], row["currency"])
             amount = charge(price, period, row["started_on"], row["cancelled_on"])
-            total += amount
+            total += amount  # which refuses to mix currencies
             lines.append((invoice_id, index, row["subscription_id"], row["name"], amount.amount_minor))
-        customer_id, name = subscriptions[0]["customer_id"], invoice_number(number)
-        invoices.append((invoice_id, account_id, customer_id, name, total.amount_minor, currency))
-        event = InvoiceIssued.model_construct(
-            invoice_id=invoice_id,
-            tenant_id=tenant_id,
-            account_id=account_id,
-            customer_id=customer_id,
-            number=name,
-            period_start=period.start,
-            period_end=period.end,
-            issued_at=now,
-            due_on=due_on,
-            total=MoneyData.model_construct(amount_minor=total.amount_minor, currency=currency),
-        )
-        outgoing.append(Outgoing(event, 1))
-    columns = [list(column) for column in zip(*invoices, strict=True)]
+        customer_id = subscriptions[0]["customer_id"]
+        invoices.append((invoice_id, account_id, customer_id, invoice_number(number), total.amount_minor, currency))
+
+    async def encoded() -> Prepared:
+        events = [
+            InvoiceIssued(
+                invoice_id=invoice_id,
+                tenant_id=tenant_id,
+                account_id=account_id,
+                customer_id=customer_id,
+                number=number,
+                period_start=period.start,
+                period_end=period.end,
+                issued_at=now,
+                due_on=due_on,
+                total=MoneyData(amount_minor=total_minor, currency=currency),
+            )
+            for invoice_id, account_id, customer_id, number, total_minor, currency in invoices
+        ]
+        return prepare(tx, [Outgoing(event, 1) for event in events], source=service.source, clock=service.clock)
+
+    saved = zip(*invoices, strict=True), zip(*lines, strict=True)
+    columns = [list(column) for table in saved for column in table]
+    async with asyncio.TaskGroup() as together:  # the database saves invoices while their events are encoded
+        together.create_task(tx.execute(_SAVE, tenant_id, period.start, period.end, now, due_on, *columns))
+        encoding = together.create_task(encoded())
+    await publish_prepared(tx, encoding.result())
+    for currency in {row[5] for row in invoices}:
+        amounts = [row[4] for row in invoices if row[5] == currency]
+        metrics.issued(tx, len(amounts), sum(amounts), currency)
     await tx.execute(
-        "insert into invoice (tenant_id, invoice_id, account_id, customer_id, number, total_minor, currency,"
-        " period_start, period_end, issued_at, due_on, version) select $1, *, $8, $9, $10, $11, 1"
-        " from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::bigint[], $7::text[])",
-        tenant_id,
-        *columns,
-        period.start,
-        period.end,
-        now,
-        due_on,
-    )
-    await tx.execute(
-        "insert into invoice_line (tenant_id, invoice_id, line, subscription_id, description, amount_minor)"
-        " select $1, * from unnest($2::uuid[], $3::int[], $4::uuid[], $5::text[], $6::bigint[])",
-        tenant_id,
-        *(list(column) for column in zip(*lines, strict=True)),
-    )
-    # Double entry: what a customer owes is what the ISP earns.
-    await tx.execute(
-        "insert into ledger_entry (tenant_id, source_id, account, amount_minor, currency)"
-        " select $1, i, a, case a when 'receivable' then m else -m end, c"
-        " from unnest($2::uuid[], $3::bigint[], $4::text[]) as x (i, m, c),"
-        " unnest(array['receivable', 'revenue']) as a",
-        tenant_id,
-        columns[0],
-        columns[4],
-        columns[5],
-    )
-    await publish(tx, outgoing, source=service.source, clock=service.clock)
-    await tx.execute("update workspace set last_invoice_number = $2 where tenant_id = $1", tenant_id, number)
-    await tx.execute(
-        "update billing_run set status = 'running', after_account = $3, processed = processed + $4,"
+        "with numbered as (update workspace set last_invoice_number = last_invoice_number + $4 where tenant_id = $1)"
+        " update billing_run set status = 'running', after_account = $3, processed = processed + $4,"
         " invoices = invoices + $4, total_minor = total_minor + $5 where tenant_id = $1 and run_id = $2",
         tenant_id,
         run_id,
         rows[-1]["account_id"],
         len(invoices),
-        sum(columns[4]),
+        sum(row[4] for row in invoices),
     )
+    return last + len(invoices)

@@ -13,6 +13,8 @@ from chassis.service import Service
 from dotmac_contracts.billing import SubscriptionActivated
 from dotmac_contracts.money import Money
 
+_EARLIEST, _LATEST = date(2000, 1, 1), date(2100, 1, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -119,4 +121,6 @@ def _refusal(order: Order, account: Any, plan: Any) -> str | None:
         return f"there is no plan {order.plan_code!r}"
     if order.currency is not None and order.currency != plan["currency"]:
         return f"the price is in {order.currency}, the plan in {plan['currency']}"
+    if order.started_on is not None and not _EARLIEST <= order.started_on <= _LATEST:
+        return "it starts before 2000 or after 2100"
     return None

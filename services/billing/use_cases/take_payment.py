@@ -8,8 +8,9 @@ from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
-from dotmac_contracts.billing import InvoicePaid, PaymentReceived
+from dotmac_contracts.billing import InvoicePaid, InvoicePartiallyPaid, PaymentReceived
 from dotmac_contracts.money import Money
+from services.billing import metrics
 from services.billing.domain.allocation import allocate_oldest_first
 
 
@@ -55,13 +56,13 @@ async def take_payment(
         reference,
         now,
     )
-    ids, amounts = [row["invoice_id"] for row, _ in paid], [part for _, part in paid]
+    invoice_ids, amounts = [row["invoice_id"] for row, _ in paid], [part for _, part in paid]
     await tx.execute(
         "insert into payment_allocation (tenant_id, payment_id, invoice_id, amount_minor)"
         " select $1, $2, * from unnest($3::uuid[], $4::bigint[])",
         tenant_id,
         payment_id,
-        ids,
+        invoice_ids,
         amounts,
     )
     await tx.execute(
@@ -69,7 +70,7 @@ async def take_payment(
         " from unnest($2::uuid[], $3::bigint[]) as x (invoice_id, part)"
         " where i.tenant_id = $1 and i.invoice_id = x.invoice_id",
         tenant_id,
-        ids,
+        invoice_ids,
         amounts,
     )
     await tx.execute(
@@ -81,6 +82,7 @@ async def take_payment(
         amount.currency,
     )
     currency = amount.currency
+    metrics.received(tx, amount.amount_minor, currency)
     outgoing = [
         Outgoing(
             PaymentReceived(
@@ -96,19 +98,15 @@ async def take_payment(
             1,
         )
     ]
-    outgoing += [
-        Outgoing(
-            InvoicePaid(
-                invoice_id=row["invoice_id"],
-                tenant_id=tenant_id,
-                number=row["number"],
-                paid_at=now,
-                total=Money(amount_minor=row["total_minor"], currency=currency),
-            ),
-            row["version"] + 1,
+    for row, part in paid:
+        ids = {"invoice_id": row["invoice_id"], "tenant_id": tenant_id, "number": row["number"]}
+        total = Money(amount_minor=row["total_minor"], currency=currency)
+        by_now = Money(amount_minor=row["paid_minor"] + part, currency=currency)
+        event = (
+            InvoicePaid(**ids, paid_at=now, total=total)
+            if by_now == total
+            else InvoicePartiallyPaid(**ids, payment_id=payment_id, paid=by_now, total=total)
         )
-        for row, part in paid
-        if row["paid_minor"] + part == row["total_minor"]
-    ]
+        outgoing.append(Outgoing(event, row["version"] + 1))
     await publish(tx, outgoing, source=service.source, clock=service.clock)
     return payment

@@ -49,7 +49,7 @@ async def add_customer(request: Request, service: CurrentService, who: Writer, b
         location = f"/api/v1/customers/{row['customer_id']}"
         return json(CustomerView.of(row), 201, {"Location": location, "ETag": etag(row["version"])})
 
-    return await idempotent(request, service.db, who, create)
+    return await idempotent(request, service, who, create)
 
 
 @router.get("/customers", response_model=Page[CustomerView])
@@ -134,14 +134,16 @@ async def terminate(
         row = await terminate_customer(tx, service, who.tenant_id, customer_id, body.reason)
         return json(CustomerView.of(row), headers={"ETag": etag(row["version"])})
 
-    return await idempotent(request, service.db, who, end)
+    return await idempotent(request, service, who, end)
 
 
 @router.get("/workspace", response_model=WorkspaceView)
 async def get_workspace(service: CurrentService, who: Reader) -> Response:
     """Read the tenant's workspace."""
     async with service.db.for_tenant(who.tenant_id) as tx:
-        row = await tx.fetchrow("select tenant_id, name, country, time_zone, created_at from workspace")
+        row = await tx.fetchrow(
+            "select tenant_id, name, country, time_zone, created_at from workspace where removed_at is null"
+        )
     if row is None:
         raise NotFound("workspace of", who.tenant_id)
     return json(WorkspaceView(**dict(row)))

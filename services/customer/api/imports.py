@@ -7,12 +7,14 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService, require
+from chassis.http.idempotency import idempotent
 from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
 from chassis.http.problem import NotFound, Problem
 from chassis.http.responses import json
+from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from services.customer.api.models import ImportView, RejectionView
-from services.customer.use_cases.stage_import import stage_import
+from services.customer.use_cases.stage_import import begin_import, staged
 
 router = APIRouter(prefix="/api/v1/customers/imports", tags=["Customer imports"])
 Reader = Annotated[Principal, Depends(require("customers:read"))]
@@ -28,13 +30,20 @@ async def import_customers(request: Request, service: CurrentService, who: Write
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type not in MEDIA_TYPES:
         raise Problem(415, "unsupported-media-type", f"Send {' or '.join(MEDIA_TYPES)} as Content-Type.")
-    async with service.db.for_tenant(who.tenant_id) as tx:
-        import_id = await stage_import(tx, who.tenant_id, request.stream(), media_type)
-        row = await tx.fetchrow(
-            f"select {_COLUMNS} from customer_import where tenant_id = $1 and import_id = $2", who.tenant_id, import_id
-        )
+    async with staged(service, who.tenant_id, request.stream(), media_type) as upload:
+
+        async def begin(tx: Transaction) -> Response:
+            await begin_import(tx, who.tenant_id, upload)
+            row = await tx.fetchrow(
+                f"select {_COLUMNS} from customer_import where tenant_id = $1 and import_id = $2",
+                who.tenant_id,
+                upload.import_id,
+            )
+            return json(ImportView.of(row), 202, {"Location": f"/api/v1/customers/imports/{upload.import_id}"})
+
+        response = await idempotent(request, service, who, begin, body_digest=upload.digest)
     service.wake("imports")
-    return json(ImportView.of(row), 202, {"Location": f"/api/v1/customers/imports/{import_id}"})
+    return response
 
 
 @router.get("", response_model=Page[ImportView])

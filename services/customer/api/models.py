@@ -4,37 +4,45 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, StrictBool
+
+from chassis.http.fields import PLAIN, Country, Email, ShortText, Text
+from chassis.http.models import RowView, Strict
 
 
-class CustomerData(BaseModel):
+class CustomerData(Strict):
     """What is known of a customer."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    external_reference: str | None = Field(None, max_length=100, description="Its id in your systems.")
-    name: str = Field(min_length=1, max_length=200)
-    email: str | None = Field(None, max_length=254)
-    phone: str | None = Field(None, max_length=40)
-    city: str | None = Field(None, max_length=100)
-    postal_code: str | None = Field(None, max_length=20)
-    country: str | None = Field(None, min_length=2, max_length=2, description="ISO 3166-1 alpha-2")
-    payment_method: str | None = Field(None, max_length=40)
-    paperless_billing: bool = False
+    external_reference: ShortText | None = Field(None, description="Its id in your systems.")
+    name: Text
+    email: Email | None = None
+    phone: str | None = Field(None, max_length=40, pattern=PLAIN)
+    city: str | None = Field(None, max_length=100, pattern=PLAIN)
+    postal_code: str | None = Field(None, max_length=20, pattern=PLAIN)
+    country: Country | None = None
+    payment_method: str | None = Field(None, max_length=40, pattern=PLAIN)
+    paperless_billing: StrictBool = False
 
 
 class CustomerChange(CustomerData):
     """The fields to change; null clears one."""
 
-    name: str = Field("", max_length=200)
+    name: Text = Field(default_factory=str)
 
 
-class CustomerView(CustomerData):
+class CustomerView(BaseModel):
     """A customer."""
 
-    model_config = ConfigDict(extra="ignore")
-
     id: UUID
+    external_reference: str | None
+    name: str
+    email: str | None
+    phone: str | None
+    city: str | None
+    postal_code: str | None
+    country: str | None
+    payment_method: str | None
+    paperless_billing: bool
     status: str = Field(description="active or terminated")
     version: int
     created_at: datetime
@@ -47,9 +55,7 @@ class CustomerView(CustomerData):
         )
 
 
-class Termination(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Termination(Strict):
     reason: str | None = Field(None, max_length=500, pattern=r"^[^\x00]*$")
 
 
@@ -61,11 +67,13 @@ class Summary(BaseModel):
     terminated: int
 
 
-class ImportView(BaseModel):
+class ImportView(RowView):
     """An import and how far it is."""
 
+    KEY = "import_id"
+
     id: UUID
-    status: str = Field(description="queued, running or completed")
+    status: str = Field(description="uploading, queued, running or completed")
     total: int
     processed: int
     created: int
@@ -74,10 +82,6 @@ class ImportView(BaseModel):
     rejected: int
     created_at: datetime
     finished_at: datetime | None
-
-    @classmethod
-    def of(cls, row: Any) -> "ImportView":
-        return cls(id=row["import_id"], **{name: row[name] for name in cls.model_fields if name != "id"})
 
 
 class RejectionView(BaseModel):

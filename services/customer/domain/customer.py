@@ -16,6 +16,7 @@ LIMITS = {
 }
 FIELDS = (*LIMITS, "paperless_billing")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
 
 
@@ -50,7 +51,7 @@ def _text(name: str, value: Any, limit: int) -> str | None:
     text = value.strip()
     if len(text) > limit:
         raise Invalid(f"{name} is longer than {limit} characters")
-    if any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+    if _UNSTORABLE.search(text):
         raise Invalid(f"{name} has control characters")
     return text or None
 

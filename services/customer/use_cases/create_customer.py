@@ -11,6 +11,7 @@ from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.customer import CustomerCreated
+from services.customer import metrics
 from services.customer.tables import insert_customers, lock_customer
 
 
@@ -22,6 +23,7 @@ async def create_customer(tx: Transaction, service: Service, tenant_id: UUID, fi
     except asyncpg.UniqueViolationError:
         reference = fields["external_reference"]
         raise Conflict("reference-taken", f"There is a customer with the reference {reference!r} already.") from None
+    metrics.created(tx, fields["status"])
     event = CustomerCreated(customer_id=customer_id, tenant_id=tenant_id, **fields)
     await publish(tx, [Outgoing(event, 1)], source=service.source, clock=service.clock)
     return await lock_customer(tx, tenant_id, customer_id)

@@ -7,7 +7,9 @@ from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
+from chassis.telemetry import traces
 from dotmac_contracts.customer import CustomerCreated, CustomerUpdated
+from services.customer import metrics
 from services.customer.domain.customer import FIELDS, Invalid, clean
 from services.customer.tables import COLUMNS, Row, insert_customers, update_customers
 
@@ -18,11 +20,19 @@ async def run_import(service: Service) -> bool:
     """Do the next chunk of the oldest import; False if there is none."""
     async with service.consumer_db.unscoped() as tx:
         job = await tx.fetchrow(
-            "select tenant_id, import_id from customer_import where finished_at is null order by created_at limit 1"
+            "select tenant_id, import_id, traceparent from customer_import"
+            " where finished_at is null and status <> 'uploading' order by created_at limit 1"
         )
     if job is None:
-        return False
+        return await _forget_abandoned_upload(service)
     tenant_id, import_id = job["tenant_id"], job["import_id"]
+    attributes = {traces.TENANT: str(tenant_id), "dotmac.import.id": str(import_id)}
+    with traces.span("import a chunk", attributes, parent=job["traceparent"]):
+        await _next_chunk(service, tenant_id, import_id)
+    return True
+
+
+async def _next_chunk(service: Service, tenant_id: UUID, import_id: UUID) -> None:
     async with service.consumer_db.for_tenants([tenant_id]) as tx:
         # The job's row first: two workers take turns, and both see what the other has done.
         state = await tx.fetchrow(
@@ -31,7 +41,7 @@ async def run_import(service: Service) -> bool:
             import_id,
         )
         if state is None or state["finished_at"] is not None:
-            return True
+            return
         chunk = await tx.fetchrow(
             "delete from import_chunk where (tenant_id, import_id, first_line) ="
             " (select tenant_id, import_id, first_line"
@@ -46,8 +56,26 @@ async def run_import(service: Service) -> bool:
                 tenant_id,
                 import_id,
             )
-            return True
+            await tx.execute(
+                "delete from import_seen where tenant_id = $1 and import_id = $2",
+                tenant_id,
+                import_id,
+            )
+            return
         await _apply(tx, service, tenant_id, import_id, chunk["rows"])
+
+
+async def _forget_abandoned_upload(service: Service) -> bool:
+    """Remove an upload whose process died; False if there is none."""
+    async with service.consumer_db.unscoped() as tx:
+        upload = await tx.fetchrow(
+            "select tenant_id, import_id from customer_import"
+            " where status = 'uploading' and created_at < now() - interval '1 day' limit 1"
+        )
+    if upload is None:
+        return False
+    async with service.consumer_db.for_tenants([upload["tenant_id"]]) as tx:
+        await tx.execute("delete from customer_import where (tenant_id, import_id) = ($1, $2)", *upload.values())
     return True
 
 
@@ -84,6 +112,9 @@ async def _apply(tx: Transaction, service: Service, tenant_id: UUID, import_id: 
             outgoing.append(Outgoing(event, version))
     await insert_customers(tx, tenant_id, created)
     await update_customers(tx, tenant_id, updated)
+    for status in ("active", "terminated"):
+        metrics.created(tx, status, sum(fields["status"] == status for _, _, fields in created))
+    metrics.terminated(tx, sum(fields["status"] == "terminated" for _, _, fields in updated))
     await publish(tx, outgoing, source=service.source, clock=service.clock)
     await tx.execute(
         'insert into import_rejection (tenant_id, import_id, line, reason, "row")'

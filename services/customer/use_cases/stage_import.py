@@ -1,8 +1,11 @@
 """Take in a file of customers: streamed into chunks of the database, and worked on later."""
 
 import codecs
+import contextlib
 import csv
+import hashlib
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +14,8 @@ import orjson
 from chassis.http.problem import Problem
 from chassis.ids import new_id
 from chassis.persistence.database import Transaction
+from chassis.service import Service
+from chassis.telemetry import traces
 
 CHUNK = 1000
 _LONGEST_LINE = 64 * 1024
@@ -20,43 +25,86 @@ Line = tuple[int, Any]
 """The line number in the file, and the row: fields, or a text that says why it can't be read."""
 
 
-async def stage_import(tx: Transaction, tenant_id: UUID, stream: AsyncIterator[bytes], media_type: str) -> UUID:
-    """Store the rows in chunks; Problem 4xx, and nothing stored, when the file can't be read."""
-    import_id = new_id()
-    await tx.execute(
-        "insert into customer_import (tenant_id, import_id, status, total) values ($1, $2, 'queued', 0)",
-        tenant_id,
-        import_id,
-    )
-    total = 0
-    chunk: list[Line] = []
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """An upload that is complete, and waits to become an import."""
 
-    async def store() -> None:
+    import_id: UUID
+    total: int
+    digest: bytes
+    """SHA-256 of the file."""
+
+
+@contextlib.asynccontextmanager
+async def staged(
+    service: Service, tenant_id: UUID, stream: AsyncIterator[bytes], media_type: str
+) -> AsyncIterator[Staged]:
+    """Store a file's rows in chunks, a transaction each: a slow upload holds no connection and no snapshot.
+
+    Problem 4xx when the file can't be read. What has not become an import when the context ends is removed.
+    """
+    import_id = new_id()
+    async with service.db.for_tenant(tenant_id) as tx:
         await tx.execute(
-            "insert into import_chunk (tenant_id, import_id, first_line, rows) values ($1, $2, $3, $4)",
+            "insert into customer_import (tenant_id, import_id, status, total) values ($1, $2, 'uploading', 0)",
             tenant_id,
             import_id,
-            chunk[0][0],
-            chunk,
         )
-        chunk.clear()
+    try:
+        digest = hashlib.sha256()
+        total = 0
+        parse = _csv if media_type == "text/csv" else _ndjson
+        async for chunk in _chunks(parse(_lines(_digested(stream, digest)))):
+            total += len(chunk)
+            if total > _MOST_ROWS:
+                raise Problem(413, "too-many-rows", f"An import takes at most {_MOST_ROWS:,} rows.")
+            async with service.db.for_tenant(tenant_id) as tx:
+                await tx.execute(
+                    "insert into import_chunk (tenant_id, import_id, first_line, rows) values ($1, $2, $3, $4)",
+                    tenant_id,
+                    import_id,
+                    chunk[0][0],
+                    chunk,
+                )
+        if not total:
+            raise Problem(422, "empty-file", "The file has no rows.")
+        yield Staged(import_id, total, digest.digest())
+    finally:
+        async with service.db.for_tenant(tenant_id) as tx:
+            await tx.execute(
+                "delete from customer_import where tenant_id = $1 and import_id = $2 and status = 'uploading'",
+                tenant_id,
+                import_id,
+            )
 
-    parse = _csv if media_type == "text/csv" else _ndjson
-    async for line in parse(_lines(stream)):
-        chunk.append(line)
-        total += 1
-        if total > _MOST_ROWS:
-            raise Problem(413, "too-many-rows", f"An import takes at most {_MOST_ROWS:,} rows.")
-        if len(chunk) == CHUNK:
-            await store()
-    if chunk:
-        await store()
-    if not total:
-        raise Problem(422, "empty-file", "The file has no rows.")
+
+async def begin_import(tx: Transaction, tenant_id: UUID, upload: Staged) -> None:
+    """Make a complete upload an import, for the worker to find."""
     await tx.execute(
-        "update customer_import set total = $3 where tenant_id = $1 and import_id = $2", tenant_id, import_id, total
+        "update customer_import set status = 'queued', total = $3, traceparent = $4"
+        " where tenant_id = $1 and import_id = $2",
+        tenant_id,
+        upload.import_id,
+        upload.total,
+        traces.here(),
     )
-    return import_id
+
+
+async def _digested(stream: AsyncIterator[bytes], digest: "hashlib._Hash") -> AsyncIterator[bytes]:
+    async for piece in stream:
+        digest.update(piece)
+        yield piece
+
+
+async def _chunks(lines: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:
+    chunk: list[Line] = []
+    async for line in lines:
+        chunk.append(line)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 async def _lines(stream: AsyncIterator[bytes]) -> AsyncIterator[str]:

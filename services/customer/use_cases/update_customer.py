@@ -12,6 +12,7 @@ from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.customer import CustomerTerminated, CustomerUpdated
+from services.customer import metrics
 from services.customer.domain.customer import FIELDS, clean
 from services.customer.tables import lock_customer, update_customers
 
@@ -52,6 +53,7 @@ async def terminate_customer(
     version = row["version"] + 1
     fields = {**{name: row[name] for name in FIELDS}, "status": "terminated"}
     await update_customers(tx, tenant_id, [(customer_id, version, fields)])
+    metrics.terminated(tx)
     event = CustomerTerminated(
         customer_id=customer_id, tenant_id=tenant_id, terminated_at=service.clock.now(), reason=reason
     )

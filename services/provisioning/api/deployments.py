@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService, require
+from chassis.http.models import RowView
 from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
 from chassis.http.problem import NotFound
 from chassis.http.responses import json
@@ -22,35 +23,34 @@ router = APIRouter(prefix="/api/v1/deployments", tags=["Deployments"])
 Reader = Annotated[Principal, Depends(require("deployments:read"))]
 
 _YOUNG = timedelta(seconds=30)
-_PATIENCE_SECONDS = 2.0
+_PATIENCE_SECONDS = 10.0
 
 
 class StepView(BaseModel):
     """A step of a deployment."""
 
     name: str
-    status: str = Field(description="pending, running, succeeded, failed or compensated")
+    status: str = Field(description="pending, running, succeeded, failed, compensating, compensated or stuck")
     started_at: datetime | None
     finished_at: datetime | None
     detail: str | None
 
 
-class DeploymentView(BaseModel):
+class DeploymentView(RowView):
     """A deployment and its steps."""
+
+    KEY = "deployment_id"
 
     id: UUID
     tenant_id: UUID
     target: str
-    status: str = Field(description="running, succeeded or failed")
+    status: str = Field(description="running, compensating, succeeded or failed")
+    failed_step: str | None
     reason: str | None = Field(description="Why it failed.")
     steps: list[StepView]
     version: int
     created_at: datetime
     updated_at: datetime
-
-    @classmethod
-    def of(cls, row: Any) -> "DeploymentView":
-        return cls(id=row["deployment_id"], **{name: row[name] for name in cls.model_fields if name != "id"})
 
 
 @router.get("", response_model=Page[DeploymentView])
@@ -60,7 +60,7 @@ async def list_deployments(
     limit: Limit = 50,
     cursor: Cursor = None,
     tenant_id: UUID | None = None,
-    status: Annotated[str | None, Query(pattern="^(running|succeeded|failed)$")] = None,
+    status: Annotated[str | None, Query(pattern="^(running|compensating|succeeded|failed)$")] = None,
 ) -> Response:
     """List deployments, in the order in which they were asked for."""
     after = decode_cursor(cursor, UUID)

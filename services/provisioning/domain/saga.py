@@ -1,4 +1,4 @@
-"""A deployment, told as a story: each step is done in turn; when one fails, the done ones are undone in reverse."""
+"""A deployment, told as a story: each step is done in turn; when one fails, the begun ones are undone in reverse."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ class Command(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a step is done, whose answers end it, how long it may take, and how it is undone."""
+    """How a step is done, whose answers end it, how long it may take, and how it is undone by the same parties."""
 
     name: str
     do: Command
@@ -54,23 +54,31 @@ RECIPES = {"pooled": POOLED}
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step and how far it is. Times are UTC."""
+    """A step and how far it is: pending, running, succeeded, failed, compensating, compensated or stuck.
+
+    Stuck: it could not be undone in time. `since` is when it began to run, or to be undone. Times are UTC.
+    """
 
     name: str
     status: str = "pending"
     waiting_for: frozenset[str] = frozenset()
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    since: datetime | None = None
     detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Saga:
-    """A deployment's steps. Every method returns the next state and the commands that go with it."""
+    """A deployment's steps. Every method returns the next state and the commands that go with it.
+
+    Status: running, compensating, succeeded or failed.
+    """
 
     target: str
     steps: tuple[Step, ...]
     status: str = "running"
+    failed_step: str | None = None
     reason: str | None = None
     commands: tuple[Command, ...] = field(default=(), compare=False)
 
@@ -78,7 +86,7 @@ class Saga:
     def begin(cls, target: str, now: datetime) -> "Saga":
         """Start a deployment with its first step."""
         saga = cls(target, tuple(Step(recipe.name) for recipe in RECIPES[target]))
-        return replace(saga, commands=(Command.START,))._start(0, now)
+        return replace(saga, commands=(Command.START,))._run(0, now)
 
     @property
     def recipes(self) -> Sequence[Recipe]:
@@ -86,67 +94,85 @@ class Saga:
 
     @property
     def current(self) -> Step | None:
-        """The step under way."""
-        return next((step for step in self.steps if step.status == "running"), None)
+        """The step that runs or is undone now; none when the deployment has ended."""
+        return next((step for step in self.steps if step.status in ("running", "compensating")), None)
 
     @property
     def deadline(self) -> datetime | None:
-        """When the step under way has taken too long."""
+        """When the current step has taken too long."""
         step = self.current
-        if step is None or step.started_at is None:
-            return None
-        return step.started_at + self._recipe(step.name).timeout
+        return step.since + self._recipe(step.name).timeout if step and step.since else None
 
-    def answered(self, name: str, who: str, now: datetime) -> "Saga":
+    def done(self, name: str, who: str, now: datetime) -> "Saga":
         """Take an answer to a step; one that is late, or comes again, changes nothing."""
-        step = self.current
-        if step is None or step.name != name or who not in step.waiting_for:
+        step = self._heard(name, who, "running")
+        if step is None:
             return self
-        left = step.waiting_for - {who}
-        if left:
-            return self._with(replace(step, waiting_for=left))
-        done = self._with(replace(step, waiting_for=left, status="succeeded", finished_at=now))
+        if step.waiting_for:
+            return self._with(step)
+        saga = self._with(replace(step, status="succeeded", finished_at=now))
         following = [recipe.name for recipe in self.recipes].index(name) + 1
         if following < len(self.recipes):
-            return done._start(following, now)
-        return replace(done, status="succeeded", commands=(*done.commands, Command.TELL_SUCCESS))
+            return saga._run(following, now)
+        return replace(saga, status="succeeded", commands=(*saga.commands, Command.TELL_SUCCESS))
+
+    def undone(self, name: str, who: str, now: datetime) -> "Saga":
+        """Take the answer that a step is undone; one that is late, or comes again, changes nothing."""
+        step = self._heard(name, who, "compensating")
+        if step is None:
+            return self
+        if step.waiting_for:
+            return self._with(step)
+        return self._with(replace(step, status="compensated", finished_at=now))._undo_next(now)
 
     def failed(self, name: str, reason: str, now: datetime) -> "Saga":
-        """Give up: undo what was begun, the last first, and say why."""
+        """Give up: say why, and undo what was begun, the last first."""
         step = self.current
-        if step is None or step.name != name:
+        if step is None or step.name != name or step.status != "running":
             return self
-        saga = self._with(replace(step, status="failed", finished_at=now, detail=reason))
-        for recipe, begun in reversed(list(zip(self.recipes, self.steps, strict=True))):
-            if begun.status == "pending" or recipe.undo is None:
-                continue
-            saga = replace(saga, commands=(*saga.commands, recipe.undo))
-            if begun.status == "succeeded":
-                saga = saga._with(replace(begun, status="compensated"))
-        return replace(saga, status="failed", reason=reason, commands=(*saga.commands, Command.TELL_FAILURE))
+        saga = self._with(replace(step, status="failed", waiting_for=frozenset(), finished_at=now, detail=reason))
+        return replace(saga, status="compensating", failed_step=name, reason=reason)._undo_next(now)
 
     def timed_out(self, now: datetime) -> "Saga":
-        """Fail the step under way if its time is over."""
+        """Fail the current step if its time is over. One that can't be undone is left, and said to be stuck."""
         step, deadline = self.current, self.deadline
         if step is None or deadline is None or now < deadline:
             return self
         missing = ", ".join(sorted(step.waiting_for - {"self"}))
         seconds = self._recipe(step.name).timeout.total_seconds()
         why = f"no answer from {missing}" if missing else step.detail or "it did not end"
-        return self.failed(step.name, f"{step.name} gave up after {seconds:.0f} s: {why}", now)
+        if step.status == "running":
+            return self.failed(step.name, f"{step.name} gave up after {seconds:.0f} s: {why}", now)
+        stuck = f"{step.name} could not be undone within {seconds:.0f} s: {why}"
+        saga = self._with(replace(step, status="stuck", finished_at=now, detail=stuck))
+        return replace(saga, reason=f"{self.reason}; {stuck}")._undo_next(now)
 
     def noted(self, name: str, detail: str) -> "Saga":
-        """Keep what is known of the step under way."""
+        """Keep what is known of the step that runs."""
         step = self.current
         return self._with(replace(step, detail=detail)) if step and step.name == name else self
+
+    def _heard(self, name: str, who: str, status: str) -> Step | None:
+        """Return the current step without this party among those it waits for; None if it doesn't wait for it."""
+        step = self.current
+        if step is None or (step.name, step.status) != (name, status) or who not in step.waiting_for:
+            return None
+        return replace(step, waiting_for=step.waiting_for - {who})
 
     def _recipe(self, name: str) -> Recipe:
         return next(recipe for recipe in self.recipes if recipe.name == name)
 
-    def _start(self, index: int, now: datetime) -> "Saga":
+    def _run(self, index: int, now: datetime) -> "Saga":
         recipe = self.recipes[index]
-        step = Step(recipe.name, "running", recipe.answers, now)
+        step = Step(recipe.name, "running", recipe.answers, started_at=now, since=now)
         return replace(self._with(step), commands=(*self.commands, recipe.do))
+
+    def _undo_next(self, now: datetime) -> "Saga":
+        for recipe, step in reversed(list(zip(self.recipes, self.steps, strict=True))):
+            if recipe.undo is not None and step.status in ("succeeded", "failed"):
+                saga = self._with(replace(step, status="compensating", waiting_for=recipe.answers, since=now))
+                return replace(saga, commands=(*saga.commands, recipe.undo))
+        return replace(self, status="failed", commands=(*self.commands, Command.TELL_FAILURE))
 
     def _with(self, step: Step) -> "Saga":
         return replace(self, steps=tuple(step if old.name == step.name else old for old in self.steps))

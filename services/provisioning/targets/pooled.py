@@ -7,6 +7,7 @@ import aiohttp
 from chassis.security.scopes import scopes_of
 from chassis.security.tokens import TokenIssuer
 from chassis.settings import Settings
+from chassis.telemetry import traces
 
 PLACEMENT = "cell-1"
 _WORKSPACES = ("/api/v1/workspace", "/api/v1/billing-workspace")
@@ -17,6 +18,8 @@ async def verify(settings: Settings, tenant_id: UUID) -> str | None:
     issuer = TokenIssuer(settings.jwt_secret_key.get_secret_value())
     scopes = [scope for scope in scopes_of(("tenant_admin",)) if scope.endswith(":read")]
     headers = {"Authorization": f"Bearer {issuer.issue('service:provisioning', tenant_id, scopes)}"}
+    if traceparent := traces.here():
+        headers["traceparent"] = traceparent
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5), headers=headers) as session:
             for path in _WORKSPACES:

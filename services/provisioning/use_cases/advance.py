@@ -1,6 +1,9 @@
-"""Save a saga's next state and do what it asks, in one transaction."""
+"""Move deployments on: save each saga's next state and publish what it asks for, in one transaction."""
 
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -17,49 +20,74 @@ from dotmac_contracts.provisioning import (
     WorkspaceRemovalRequested,
     WorkspaceRequested,
 )
+from services.provisioning import metrics
 from services.provisioning.domain.saga import Command, Saga
-from services.provisioning.tables import stored_steps
+from services.provisioning.tables import cause_of, saga_of, stored_cause, stored_steps
 from services.provisioning.targets import pooled
 
 
-async def advance(
-    tx: Transaction,
-    service: Service,
-    row: Any,
-    saga: Saga,
-    cause: Envelope | None = None,
-    retry: timedelta | None = None,
-) -> None:
-    """Store the saga over the locked `row`, and publish the events of its commands.
+class Unfolding:
+    """A locked deployment while it moves on: its saga, and the events of its moves, numbered."""
 
-    retry: when the worker is to look at the step under way again; by default at once for its own steps.
-    """
+    def __init__(self, row: Any) -> None:
+        self.row = row
+        self.saga = saga_of(row)
+        self.version: int = row["version"]
+        self.placement: str | None = row["placement"]
+        self.cause = cause_of(row)
+        self.outgoing: list[Outgoing] = []
+
+    def move(self, saga: Saga, now: datetime, cause: Envelope | None = None) -> None:
+        """Take a next state of the saga, and do what it asks; without a cause of its own it follows from the last."""
+        if cause is not None and saga is not self.saga:
+            self.cause = cause
+        if Command.ALLOCATE in saga.commands:
+            self.placement = pooled.PLACEMENT
+            saga = saga.done("allocate", "self", now)
+        for command in saga.commands:
+            event = _event(command, self.row, saga)
+            if event is not None:
+                self.version += 1
+                self.outgoing.append(Outgoing(event, self.version, self.cause))
+        self.saga = replace(saga, commands=())
+
+    def check_at(self, now: datetime, retry: timedelta) -> datetime | None:
+        """When the worker is to look at it: soon for a step of its own, else when the step's time is over."""
+        step = self.saga.current
+        return now + retry if step is not None and step.waiting_for == {"self"} else self.saga.deadline
+
+
+async def save(
+    tx: Transaction, service: Service, unfoldings: Sequence[Unfolding], retry: timedelta = timedelta()
+) -> None:
+    """Save deployments and publish their events. `retry`: until the worker looks again at a step of its own."""
     now = service.clock.now()
-    placement = row["placement"]
-    if Command.ALLOCATE in saga.commands:
-        placement = pooled.PLACEMENT
-        saga = saga.answered("allocate", "self", now)
-    current = saga.current
-    check = saga.deadline
-    if current is not None and current.waiting_for == {"self"}:
-        check = now + (retry or timedelta())
-    events = [event for command in saga.commands if (event := _event(command, row, saga))]
-    version: int = row["version"] + len(events)
     await tx.execute(
-        "update deployment set status = $3, steps = $4, reason = $5, placement = $6, next_check_at = $7,"
-        " version = $8, updated_at = $9 where tenant_id = $1 and deployment_id = $2",
-        row["tenant_id"],
-        row["deployment_id"],
-        saga.status,
-        stored_steps(saga),
-        saga.reason,
-        placement,
-        check,
-        version,
+        "update deployment d set status = x.status, steps = x.steps::jsonb, failed_step = x.failed_step,"
+        " reason = x.reason, placement = x.placement, next_check_at = x.check_at, version = x.version,"
+        " cause = x.cause::jsonb, updated_at = $1"
+        " from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],"
+        " $9::timestamptz[], $10::int[], $11::text[])"
+        " as x (tenant_id, deployment_id, status, steps, failed_step, reason, placement, check_at, version, cause)"
+        " where d.tenant_id = x.tenant_id and d.deployment_id = x.deployment_id",
         now,
+        [item.row["tenant_id"] for item in unfoldings],
+        [item.row["deployment_id"] for item in unfoldings],
+        [item.saga.status for item in unfoldings],
+        [stored_steps(item.saga) for item in unfoldings],
+        [item.saga.failed_step for item in unfoldings],
+        [item.saga.reason for item in unfoldings],
+        [item.placement for item in unfoldings],
+        [item.check_at(now, retry) for item in unfoldings],
+        [item.version for item in unfoldings],
+        [stored_cause(item.cause) for item in unfoldings],
     )
-    first = row["version"] + 1
-    outgoing = [Outgoing(event, first + index, cause) for index, event in enumerate(events)]
+    for item in unfoldings:
+        if item.saga.status in metrics.OUTCOMES and item.row["status"] not in metrics.OUTCOMES:
+            metrics.ended(tx, item.saga, now - item.row["created_at"])
+    if any(item.check_at(now, retry) == now for item in unfoldings):
+        tx.after_commit(partial(service.wake, "deployments"))
+    outgoing = [event for item in unfoldings for event in item.outgoing]
     await publish(tx, outgoing, source=service.source, clock=service.clock)
 
 
@@ -81,7 +109,6 @@ def _event(command: Command, row: Any, saga: Saga) -> Event | None:
         case Command.TELL_SUCCESS:
             return DeploymentSucceeded(**ids)
         case Command.TELL_FAILURE:
-            step = next(step.name for step in saga.steps if step.status == "failed")
-            return DeploymentFailed(**ids, step=step, reason=saga.reason or "")
+            return DeploymentFailed(**ids, step=saga.failed_step or "", reason=saga.reason or "")
         case Command.ALLOCATE | Command.VERIFY:
             return None  # its own work

@@ -1,44 +1,39 @@
 """Shapes of requests and answers."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field
 
-# PostgreSQL stores no NUL, and nobody's name has control characters.
-Text = Annotated[
-    str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]*$")
-]
-Email = Annotated[
-    str, StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+\.[^@\s\x00-\x1f]+$")
-]
+from chassis.http.fields import Country, Currency, Email, Text, TimeZone
+from chassis.http.models import RowView, Strict
+
+Slug = Annotated[str, Field(min_length=3, max_length=40, pattern="^[a-z][a-z0-9-]{1,38}[a-z0-9]$", examples=["acme"])]
 
 
-class TenantRegistration(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class TenantRegistration(Strict):
     name: Text
-    slug: Annotated[str, Field(min_length=3, max_length=40, examples=["acme"])]
+    slug: Slug
     contact_email: Email
     plan: Text
-    currency: Annotated[str, Field(min_length=3, max_length=3, examples=["USD"])]
-    country: Annotated[str, Field(min_length=2, max_length=2, examples=["US"])]
-    time_zone: Annotated[str, Field(max_length=64, examples=["America/New_York"])]
+    currency: Currency
+    country: Country
+    time_zone: TimeZone
 
 
-class TenantChange(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class TenantChange(Strict):
     name: Text | None = None
     contact_email: Email | None = None
     plan: Text | None = None
-    country: Annotated[str, Field(min_length=2, max_length=2)] | None = None
-    time_zone: Annotated[str, Field(max_length=64)] | None = None
+    country: Country | None = None
+    time_zone: TimeZone | None = None
 
 
-class TenantView(BaseModel):
+class TenantView(RowView):
     """An ISP on the platform."""
+
+    KEY = "tenant_id"
 
     id: UUID
     name: str
@@ -54,14 +49,8 @@ class TenantView(BaseModel):
     created_at: datetime
     updated_at: datetime
 
-    @classmethod
-    def of(cls, row: Any) -> "TenantView":
-        return cls(id=row["tenant_id"], **{name: row[name] for name in cls.model_fields if name != "id"})
 
-
-class DeploymentOrder(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class DeploymentOrder(Strict):
     tenant_id: UUID
 
 
@@ -78,3 +67,22 @@ class InvitationView(BaseModel):
     token: str
     email: str
     expires_at: datetime
+
+
+class UserView(RowView):
+    """One who can sign in, once an invitation is accepted."""
+
+    KEY = "user_id"
+
+    id: UUID
+    tenant_id: UUID
+    email: str
+    roles: list[str]
+    created_at: datetime
+
+
+class RevocationView(BaseModel):
+    """Tokens of a user that are valid no longer, in each service as soon as it has heard of it."""
+
+    user_id: UUID
+    issued_before: datetime = Field(description="Tokens issued until then are revoked.")

@@ -1,12 +1,13 @@
 """Tenants and their deployments."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService, require
+from chassis.http.fields import PLAIN
 from chassis.http.idempotency import idempotent
 from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
 from chassis.http.preconditions import etag
@@ -47,7 +48,7 @@ async def create_tenant(request: Request, service: CurrentService, who: Writer, 
             raise Problem(422, "invalid-tenant", f"{error}.") from error
         return json(view, 201, {"Location": f"/api/v1/tenants/{view.id}", "ETag": etag(view.version)})
 
-    return await idempotent(request, service.db, who, create)
+    return await idempotent(request, service, who, create)
 
 
 @router.get("/tenants", response_model=Page[TenantView])
@@ -57,7 +58,7 @@ async def list_tenants(
     limit: Limit = 50,
     cursor: Cursor = None,
     status: Annotated[str | None, Query(pattern="^(registered|deploying|active|failed)$")] = None,
-    slug: Annotated[str | None, Query(max_length=40)] = None,
+    slug: Annotated[str | None, Query(max_length=40, pattern=PLAIN)] = None,
 ) -> Response:
     """List tenants, in the order in which they were registered."""
     after = decode_cursor(cursor, UUID)
@@ -98,6 +99,18 @@ async def change_tenant(
     return json(TenantView.of(row), headers={"ETag": etag(row["version"])})
 
 
+_FOLLOWED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "links": {
+            "get_deployment": {
+                "operationId": "get_deployment",
+                "parameters": {"deployment_id": "$response.body#/deployment_id"},
+            }
+        }
+    }
+}
+
+
 async def _deploy(request: Request, service: Service, who: Principal, tenant_id: UUID) -> Response:
     async def order(tx: Transaction) -> Response:
         try:
@@ -107,25 +120,30 @@ async def _deploy(request: Request, service: Service, who: Principal, tenant_id:
         accepted = DeploymentAccepted(deployment_id=deployment_id, tenant_id=tenant_id)
         return json(accepted, 202, {"Location": f"/api/v1/deployments/{deployment_id}"})
 
-    return await idempotent(request, service.db, who, order)
+    return await idempotent(request, service, who, order)
 
 
-@router.post("/tenants/{tenant_id}/deployments", status_code=202, response_model=DeploymentAccepted)
+@router.post(
+    "/tenants/{tenant_id}/deployments", status_code=202, response_model=DeploymentAccepted, responses=_FOLLOWED
+)
 async def deploy_tenant(request: Request, service: CurrentService, who: Deployer, tenant_id: UUID) -> Response:
     """Ask for a tenant's deployment; follow it at the Location."""
     return await _deploy(request, service, who, tenant_id)
 
 
-@router.post("/deploy", status_code=202, response_model=DeploymentAccepted)
+@router.post("/deploy", status_code=202, response_model=DeploymentAccepted, responses=_FOLLOWED)
 async def deploy(request: Request, service: CurrentService, who: Deployer, body: DeploymentOrder) -> Response:
     """Ask for a tenant's deployment: the short form."""
     return await _deploy(request, service, who, body.tenant_id)
 
 
 @router.post("/tenants/{tenant_id}/invitations", status_code=201, response_model=InvitationView)
-async def invite(service: CurrentService, who: Writer, tenant_id: UUID) -> Response:
-    """Invite the tenant's first administrator. The token is not kept, so a repeated request makes a new one."""
-    async with service.db.for_tenant(who.tenant_id) as tx:
+async def invite(request: Request, service: CurrentService, who: Writer, tenant_id: UUID) -> Response:
+    """Invite the tenant's first administrator; a new invitation ends the ones before."""
+
+    async def create(tx: Transaction) -> Response:
         invitation = await invite_administrator(tx, service, tenant_id)
-    view = InvitationView(token=invitation.token, email=invitation.email, expires_at=invitation.expires_at)
-    return json(view, 201, {"Cache-Control": "no-store"})
+        view = InvitationView(token=invitation.token, email=invitation.email, expires_at=invitation.expires_at)
+        return json(view, 201, {"Cache-Control": "no-store"})
+
+    return await idempotent(request, service, who, create)

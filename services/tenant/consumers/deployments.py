@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 
 from chassis.ids import new_id
-from chassis.messaging.consumer import Received, Subscription
 from chassis.messaging.outbox import Outgoing, publish
+from chassis.messaging.subscription import Received, Subscription
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts import topics
+from dotmac_contracts.envelope import Event
 from dotmac_contracts.provisioning import (
     AdministratorRemovalRequested,
     AdministratorRequested,
     DeploymentFailed,
     DeploymentSucceeded,
 )
-from dotmac_contracts.tenant import AdministratorCreated, TenantActivated
+from dotmac_contracts.tenant import AdministratorCreated, AdministratorRemoved, TenantActivated, TenantDeploymentFailed
 from services.tenant.tables import lock_tenant, save_tenant
 
 
@@ -23,27 +24,28 @@ def subscription(service: Service) -> Subscription:
 
     async def administrators_requested(tx: Transaction, received: Sequence[Received[AdministratorRequested]]) -> None:
         rows = await tx.fetch(
-            "insert into app_user (tenant_id, user_id, email, roles, deployment_id)"
-            " select t, u, e, '{tenant_admin}', d"
+            "insert into app_user as old (tenant_id, user_id, email, roles, deployment_id, version)"
+            " select t, u, e, '{tenant_admin}', d, 1"
             " from unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[]) as x (t, u, e, d)"
             # Asked again by a second deployment, the user that exists is the administrator.
-            " on conflict (tenant_id, email_lc) do update set email = excluded.email"
-            " returning tenant_id, user_id",
+            " on conflict (tenant_id, email_lc) do update set email = excluded.email,"
+            " deployment_id = excluded.deployment_id, version = old.version + 1"
+            " returning tenant_id, user_id, version",
             [item.event.tenant_id for item in received],
             [new_id() for _ in received],
             [item.event.email for item in received],
             [item.event.deployment_id for item in received],
         )
-        users = {row["tenant_id"]: row["user_id"] for row in rows}
+        users = {row["tenant_id"]: row for row in rows}
         answers = [
             Outgoing(
                 AdministratorCreated(
-                    user_id=users[item.event.tenant_id],
+                    user_id=users[item.event.tenant_id]["user_id"],
                     tenant_id=item.event.tenant_id,
                     deployment_id=item.event.deployment_id,
                     email=item.event.email,
                 ),
-                1,
+                users[item.event.tenant_id]["version"],
                 item.envelope,
             )
             for item in received
@@ -53,27 +55,54 @@ def subscription(service: Service) -> Subscription:
     async def administrators_removed(
         tx: Transaction, received: Sequence[Received[AdministratorRemovalRequested]]
     ) -> None:
+        deployments = {item.event.deployment_id: item for item in received}
+        keys = ([item.event.tenant_id for item in received], list(deployments))
+        rows = await tx.fetch(
+            "update app_user u set version = version + 1 from unnest($1::uuid[], $2::uuid[]) as x (t, d)"
+            " where u.tenant_id = x.t and u.deployment_id = x.d"
+            " returning u.tenant_id, u.user_id, u.email, u.version, u.deployment_id",
+            *keys,
+        )
         await tx.execute(
+            # One who has accepted the invitation of an earlier deployment stays.
             "delete from app_user u using unnest($1::uuid[], $2::uuid[]) as x (t, d)"
             " where u.tenant_id = x.t and u.deployment_id = x.d and u.password_hash is null",
-            [item.event.tenant_id for item in received],
-            [item.event.deployment_id for item in received],
+            *keys,
         )
+        answers = [
+            Outgoing(
+                AdministratorRemoved(
+                    user_id=row["user_id"],
+                    tenant_id=row["tenant_id"],
+                    deployment_id=row["deployment_id"],
+                    email=row["email"],
+                ),
+                row["version"],
+                deployments[row["deployment_id"]].envelope,
+            )
+            for row in rows
+        ]
+        await publish(tx, answers, source=service.source, clock=service.clock)
 
     async def ended(tx: Transaction, received: Sequence[Received[DeploymentSucceeded | DeploymentFailed]]) -> None:
         for item in received:
             tenant = await lock_tenant(tx, item.event.tenant_id)
             if tenant is None:
                 continue
-            succeeded = isinstance(item.event, DeploymentSucceeded)
-            changed = tenant.deployment_ended(item.event.deployment_id, succeeded=succeeded)
+            ids = {"tenant_id": tenant.id, "deployment_id": item.event.deployment_id}
+            event: Event
+            if isinstance(item.event, DeploymentFailed):
+                event = TenantDeploymentFailed(**ids, reason=item.event.reason)
+            else:
+                event = TenantActivated(**ids)
+            changed = tenant.deployment_ended(
+                item.event.deployment_id, succeeded=isinstance(item.event, DeploymentSucceeded)
+            )
             if changed is tenant:
                 continue
             await save_tenant(tx, changed)
-            if succeeded:
-                event = TenantActivated(tenant_id=tenant.id, deployment_id=item.event.deployment_id)
-                told = [Outgoing(event, changed.version, item.envelope)]
-                await publish(tx, told, source=service.source, clock=service.clock)
+            told = [Outgoing(event, changed.version, item.envelope)]
+            await publish(tx, told, source=service.source, clock=service.clock)
 
     return Subscription(
         "tenant",

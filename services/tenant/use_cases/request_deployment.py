@@ -7,7 +7,7 @@ from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
-from dotmac_contracts.tenant import DeploymentRequested
+from dotmac_contracts.tenant import DeploymentRequested, TenantDeploying
 from services.tenant.tables import lock_tenant, save_tenant
 
 
@@ -17,7 +17,8 @@ async def request_deployment(tx: Transaction, service: Service, tenant_id: UUID)
     if tenant is None:
         raise NotFound("tenant", tenant_id)
     deployment_id = new_id()
-    await save_tenant(tx, tenant.request_deployment(deployment_id))
+    deploying = tenant.request_deployment(deployment_id)
+    await save_tenant(tx, deploying)
     profile = tenant.profile
     event = DeploymentRequested(
         deployment_id=deployment_id,
@@ -30,5 +31,7 @@ async def request_deployment(tx: Transaction, service: Service, tenant_id: UUID)
         time_zone=profile.time_zone,
         administrator_email=profile.contact_email,
     )
-    await publish(tx, [Outgoing(event, 1)], source=service.source, clock=service.clock)
+    told = TenantDeploying(tenant_id=tenant_id, deployment_id=deployment_id)
+    outgoing = [Outgoing(told, deploying.version), Outgoing(event, 1)]
+    await publish(tx, outgoing, source=service.source, clock=service.clock)
     return deployment_id

@@ -6,8 +6,7 @@ import pytest
 from chassis.money import Money
 from cli.generator import generate
 from cli.mapping import MappingError, read_mapping, read_subscribers
-
-EXAMPLE = Path(__file__).parents[3] / "examples" / "telco-subscribers.mapping.yaml"
+from tests.subscribers import MAPPING, PUBLISHED
 
 
 def test_a_row_becomes_a_customer_and_a_subscription_as_the_mapping_says(tmp_path: Path) -> None:
@@ -29,7 +28,7 @@ def test_a_row_becomes_a_customer_and_a_subscription_as_the_mapping_says(tmp_pat
         writer.writerow(columns)
         writer.writerow(columns.values())
         writer.writerow({**columns, "customerID": "A-2", "Churn": "Yes"}.values())
-    staying, gone = read_subscribers(file, read_mapping(EXAMPLE), "USD")
+    staying, gone = read_subscribers(file, read_mapping(MAPPING), "USD")
     assert staying.customer == {
         "external_reference": "A-1",
         "name": "Subscriber A-1",
@@ -50,7 +49,7 @@ def test_a_value_that_the_mapping_does_not_list_is_named(tmp_path: Path) -> None
     generate(file, 3)
     file.write_text(file.read_text().replace("United States", "Atlantis"))
     with pytest.raises(MappingError, match="Atlantis"):
-        list(read_subscribers(file, read_mapping(EXAMPLE), "USD"))
+        list(read_subscribers(file, read_mapping(MAPPING), "USD"))
 
 
 def test_an_unknown_key_in_a_mapping_is_named(tmp_path: Path) -> None:
@@ -66,16 +65,15 @@ def test_the_generator_makes_the_same_file_from_the_same_seed(tmp_path: Path) ->
     generate(second, 200, seed=1)
     generate(other, 200, seed=2)
     assert first.read_bytes() == second.read_bytes() != other.read_bytes()
-    rows = list(read_subscribers(first, read_mapping(EXAMPLE), "USD"))
+    rows = list(read_subscribers(first, read_mapping(MAPPING), "USD"))
     assert len({row.customer["external_reference"] for row in rows}) == 200
     assert 0 < sum(row.plan_code is None for row in rows) < 100
 
 
 def test_the_published_file_holds_the_month_that_must_be_billed() -> None:
-    published = Path(__file__).parents[4] / "shared" / "data" / "telco-subscribers.csv"
-    if not published.exists():
-        pytest.skip(f"the published subscriber file is not at {published}")
-    rows = list(read_subscribers(published, read_mapping(EXAMPLE), "USD"))
+    if not PUBLISHED.exists():
+        pytest.skip(f"the published subscriber file is not at {PUBLISHED}")
+    rows = list(read_subscribers(PUBLISHED, read_mapping(MAPPING), "USD"))
     prices = [row.price for row in rows if row.plan_code and row.price]
     assert (len(rows), len(prices)) == (7043, 5174)
     assert sum(prices, Money.zero("USD")).format() == "316,985.75 USD"

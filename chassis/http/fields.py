@@ -1,0 +1,91 @@
+"""Types of fields that requests of every service share, each as exact in the document as in what it accepts."""
+
+import re
+from datetime import date
+from typing import Annotated, Any
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from typing_extensions import TypeAliasType
+
+from chassis.money import EXPONENTS
+
+# PostgreSQL stores no NUL, nobody's name has control characters, and one of spaces alone is none. Spaces are spelled
+# out, because ECMAScript, which the document speaks, and what runs here differ on what `\s` is.
+PLAIN = r"^[^\x00-\x1f\x7f]*$"
+_SPACE = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+_SAYS_SOMETHING = rf"^[^\x00-\x1f\x7f]*[^{_SPACE}][^\x00-\x1f\x7f]*$"
+_EMAIL = rf"^[^@{_SPACE}]+@[^@{_SPACE}]+\.[^@{_SPACE}]+$"
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True, pattern=_SAYS_SOMETHING)]
+"""A name or a remark of up to 200 characters, stripped of the spaces around it."""
+
+ShortText = Annotated[
+    str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True, pattern=_SAYS_SOMETHING)
+]
+"""The same of up to 100 characters."""
+
+Email = Annotated[str, StringConstraints(max_length=254, pattern=_EMAIL)]
+
+
+def _only_a_number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("not a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_only_a_number)]
+"""An integer: neither `true` nor a text that looks like one, which would be taken for an amount otherwise."""
+
+
+def _only_a_day(value: Any) -> Any:
+    if not isinstance(value, date) and not (
+        isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII)
+    ):
+        raise ValueError("not a date such as 2026-10-31")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_only_a_day)]
+"""A date as RFC 3339 writes it, and no number of seconds."""
+
+Country = Annotated[
+    str, StringConstraints(min_length=2, max_length=2, pattern="^[A-Z]{2}$"), Field(description="ISO 3166-1 alpha-2")
+]
+
+
+def _known_currency(code: str) -> str:
+    if code not in EXPONENTS:
+        raise ValueError("not an ISO 4217 code")
+    return code
+
+
+Currency = TypeAliasType(
+    "Currency",
+    Annotated[
+        str,
+        AfterValidator(_known_currency),
+        Field(description="ISO 4217", json_schema_extra={"enum": sorted(EXPONENTS)}, examples=["USD"]),
+    ],
+)
+"""Named, so that the document has the list of all once."""
+
+
+def _known_time_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("not an IANA time zone")
+    return name
+
+
+TimeZone = TypeAliasType(
+    "TimeZone",
+    Annotated[
+        str,
+        AfterValidator(_known_time_zone),
+        Field(
+            description="IANA time zone",
+            json_schema_extra={"enum": sorted(available_timezones())},
+            examples=["America/New_York"],
+        ),
+    ],
+)

@@ -1,0 +1,1 @@
+"""The platform on Kubernetes: kustomize manifests, and what keeps them true to the code."""

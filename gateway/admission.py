@@ -1,0 +1,173 @@
+"""Who may pass, and how often: the token, then the rate limits."""
+
+import ipaddress
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+from chassis.http.problem import Problem
+from chassis.security.principals import Principal
+from chassis.security.tokens import InvalidToken, SigningKeysUnavailable, TokenVerifier
+from gateway.limits import Limiter, LocalLimiter, Policy, SharedLimiter
+from gateway.settings import GatewaySettings
+
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+class Caller:
+    """Whom a connection's last token spoke for. The next request mostly brings the same one, and needs no look-up."""
+
+    __slots__ = ("_address", "_authorization", "_expires_at", "_revocations", "keys", "principal")
+
+    def __init__(self, authorization: bytes, address: str, principal: Principal, revocations: int) -> None:
+        """`revocations`: the version of those that the token was held against."""
+        self._authorization = authorization
+        self._address = address
+        self._expires_at = principal.expires_at.timestamp()
+        self._revocations = revocations
+        self.principal = principal
+        self.keys = (*_names(principal), _network(address))
+        """By which the limits know principal, tenant and address."""
+
+    def is_asking(self, authorization: bytes | None, address: str, revocations: int) -> bool:
+        """Say whether a request is the same caller's, and its token still valid: nothing was revoked since."""
+        return (
+            authorization == self._authorization
+            and address == self._address
+            and revocations == self._revocations
+            and time.time() < self._expires_at
+        )
+
+
+class Admission:
+    """Lets requests in. What is at hand is decided at once; only what has to be asked for is waited for."""
+
+    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier) -> None:
+        self._verifier = verifier
+        self._revocations = verifier.revocations
+        self._local = LocalLimiter()
+        self._shared = SharedLimiter(settings.redis_url) if settings.redis_url else None
+        self._limiter: Limiter = self._shared or self._local
+        principal = Policy("principal", settings.rate_limit)
+        tenant = Policy("tenant", settings.tenant_rate_limit)
+        address = Policy("address", settings.address_rate_limit)
+        self._public = _Limits(Policy("public", settings.public_rate_limit))
+        self._known = _Limits(principal, tenant, address)
+        self._unknown = _Limits(address)
+        self._named = _Limits(principal, tenant)
+
+    async def close(self) -> None:
+        """Let go of what is held."""
+        await self._limiter.close()
+
+    def at_once(
+        self, address: str, authorization: bytes | None, public: bool, last: Caller | None
+    ) -> tuple[bytes, Caller | None] | None:
+        """Let a request in; None if that takes waiting; Problem 401 or 429 if it may not pass.
+
+        `last` is whom the connection's last request was from. Gives what the answer says of the limits, as header
+        fields with their line ends, and who asks, unless nobody needs to know.
+        """
+        if self._shared is not None:
+            return None
+        if public:
+            aheads = self._local.take_now(self._public.policies, (_network(address),))
+            return self._public.fields(aheads), None
+        if last is None or not last.is_asking(authorization, address, self._revocations.version):
+            principal = self._verifier.recall(_token(authorization))
+            if principal is None:
+                return None
+            last = self._caller(authorization, address, principal)
+        return self._known.fields(self._local.take_now(self._known.policies, last.keys)), last
+
+    async def wait(self, address: str, authorization: bytes | None, public: bool) -> tuple[bytes, Caller | None]:
+        """Do the same, and wait for what has to be asked for; Problem 401, 429 or 503 if it may not pass."""
+        if public:
+            return self._public.fields(await self._take(self._public, (_network(address),))), None
+        token = _token(authorization)
+        principal = self._verifier.recall(token)
+        if principal is not None:
+            caller = self._caller(authorization, address, principal)
+            return self._known.fields(await self._take(self._known, caller.keys)), caller
+        # Before the signature is looked at, which is what costs: a flood of bad tokens ends here.
+        by_address = await self._take(self._unknown, (_network(address),))
+        self._unknown.fields(by_address)
+        caller = self._caller(authorization, address, await self._verified(token))
+        by_name = await self._take(self._named, caller.keys[:2])
+        return self._known.fields([*by_name, *by_address]), caller
+
+    def _caller(self, authorization: bytes | None, address: str, principal: Principal) -> Caller:
+        """Remember whom a token speaks for that was verified just now."""
+        return Caller(authorization or b"", address, principal, self._revocations.version)
+
+    async def _take(self, limits: "_Limits", keys: Sequence[str]) -> list[float]:
+        return await self._limiter.take(limits.policies, keys)
+
+    async def _verified(self, token: bytes) -> Principal:
+        try:
+            return await self._verifier.verify(token.decode("latin-1"))
+        except InvalidToken as error:
+            detail = f"The access token is not valid: {error}."
+            raise Problem(401, "invalid-token", detail, headers=_CHALLENGE) from error
+        except SigningKeysUnavailable as error:
+            raise Problem(503, "unavailable", "Tokens can't be verified now.", headers={"Retry-After": "1"}) from error
+
+
+class _Limits:
+    """Policies that a request meets together, and what is said of them: draft-ietf-httpapi-ratelimit-headers-10."""
+
+    def __init__(self, *policies: Policy) -> None:
+        self.policies = policies
+        self._policy = ", ".join(f'"{p.name}";q={p.quota.requests};w={p.quota.seconds:.0f}' for p in policies)
+        self._limit = ", ".join(f'"{policy.name}";r=%d;t=%d' for policy in policies)
+        self._fields = f"ratelimit-policy: {self._policy}\r\nratelimit: {self._limit}\r\n".encode()
+
+    def fields(self, aheads: Sequence[float]) -> bytes:
+        """Return the header fields; Problem 429 if a limit is exceeded."""
+        figures: list[float] = []
+        refused = False
+        for policy, ahead in zip(self.policies, aheads, strict=True):
+            refused = refused or ahead > policy.most
+            figures += (policy.remaining(ahead), ahead + 1)  # written without fractions
+        if refused:
+            self._refuse(aheads, figures)
+        return self._fields % tuple(figures)
+
+    def _refuse(self, aheads: Sequence[float], figures: Sequence[float]) -> NoReturn:
+        refusing = [
+            (policy, ahead) for policy, ahead in zip(self.policies, aheads, strict=True) if policy.refuses(ahead)
+        ]
+        names = [policy.name for policy, _ in refusing]
+        raise Problem(
+            429,
+            "rate-limited",
+            f"Too many requests: the limit of the {' and the '.join(names)} is reached.",
+            headers={
+                "Retry-After": str(int(max(ahead - policy.window for policy, ahead in refusing)) + 1),
+                "RateLimit-Policy": self._policy,
+                "RateLimit": self._limit % tuple(figures),
+            },
+            violated_policies=names,
+        )
+
+
+def _token(authorization: bytes | None) -> bytes:
+    if authorization is None or authorization[:7].lower() != b"bearer " or not (token := authorization[7:].strip()):
+        raise Problem(401, "missing-token", "Send an access token: Authorization: Bearer …", headers=_CHALLENGE)
+    return token
+
+
+def _names(principal: Principal) -> tuple[str, str]:
+    """Return by what the limits know a principal and its tenant."""
+    return f"{principal.tenant_id}:{principal.subject}", str(principal.tenant_id)
+
+
+def _network(address: str) -> str:
+    """Return what a client can't change as it likes: its IPv4 address, or the network of its IPv6 address."""
+    if ":" not in address:
+        return address
+    try:
+        ip = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((ip, 64), strict=False))

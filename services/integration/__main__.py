@@ -1,0 +1,3 @@
+from chassis.run import main
+
+main("services.integration.app")

@@ -1,0 +1,140 @@
+"""Shapes of requests and answers."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StrictBool, StringConstraints
+from typing_extensions import TypeAliasType
+
+from chassis.http.fields import PLAIN, Whole
+from chassis.http.models import RowView, Strict
+from services.integration.consumers.events import PUBLIC_EVENTS
+
+_URL = r"^https?://[A-Za-z0-9._~:/?@!$&'()*+,;=%\[\]-]+$"
+
+
+def _known(name: str) -> str:
+    if name not in PUBLIC_EVENTS:
+        raise ValueError("not a type of event that other systems are told of")
+    return name
+
+
+EventType = TypeAliasType(
+    "EventType",
+    Annotated[
+        str,
+        AfterValidator(_known),
+        Field(
+            description="A type of event; each is described at /docs/events.",
+            json_schema_extra={"enum": list(PUBLIC_EVENTS)},
+            examples=["dotmac.billing.InvoiceIssued"],
+        ),
+    ],
+)
+EventTypes = Annotated[
+    list[EventType], Field(max_length=100, description="The types to be sent; none means all, and those to come.")
+]
+Url = Annotated[
+    str,
+    StringConstraints(max_length=2000, pattern=_URL),
+    Field(description="Where to send events: https, and a public address.", examples=["https://hooks.acme.example/x"]),
+]
+Description = Annotated[str, Field(max_length=500, pattern=PLAIN, description="What it is for.")]
+
+
+class EndpointData(Strict):
+    """Where to send which events."""
+
+    url: Url
+    event_types: EventTypes = Field(default_factory=list)
+    description: Description | None = None
+    enabled: StrictBool = True
+
+
+class EndpointChange(Strict):
+    """The fields to change; null clears the description."""
+
+    url: Url = Field(default_factory=str)
+    event_types: EventTypes = Field(default_factory=list)
+    description: Description | None = None
+    enabled: StrictBool = Field(default_factory=bool)
+
+
+class EndpointView(RowView):
+    """A webhook endpoint."""
+
+    KEY = "endpoint_id"
+
+    id: UUID
+    url: str
+    event_types: list[str]
+    description: str | None
+    enabled: bool
+    disabled_reason: str | None = Field(description="Why the platform disabled it.")
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class EndpointWithSecret(EndpointView):
+    """A webhook endpoint with the secret that signs what it is sent, which is told this once."""
+
+    secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwbF9CqSnPPCM="])
+
+    @classmethod
+    def with_secret(cls, row: Any, secret: str) -> "EndpointWithSecret":
+        return cls(secret=secret, **dict(EndpointView.of(row)))
+
+
+class Rotation(Strict):
+    """For how long the old secret signs as well."""
+
+    overlap_hours: Whole = Field(24, ge=0, le=168)
+
+
+class Span(Strict):
+    """The events that were recorded from one moment on, or of all that are kept, until before another, or now."""
+
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+class Replayed(BaseModel):
+    """How many deliveries were queued."""
+
+    deliveries: int
+
+
+class DeliveryView(RowView):
+    """An event on its way to an endpoint."""
+
+    KEY = "delivery_id"
+
+    id: UUID
+    endpoint_id: UUID
+    event_id: UUID
+    event_type: str
+    replay: bool = Field(description="Whether it was asked for again.")
+    status: str = Field(description="pending, succeeded or failed")
+    attempts: int
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class AttemptView(BaseModel):
+    """An attempt to deliver."""
+
+    number: int
+    started_at: datetime
+    milliseconds: int
+    status: int | None = Field(description="What the endpoint answered.")
+    error: str | None = Field(description="Why it failed.")
+    response: str | None = Field(description="The beginning of the endpoint's answer.")
+
+
+class DeliveryDetail(DeliveryView):
+    """An event on its way to an endpoint, with the attempts and with what is sent."""
+
+    log: list[AttemptView]
+    event: dict[str, Any] = Field(description="The CloudEvent that is sent.")

@@ -1,0 +1,64 @@
+"""Read on in a tenant's feed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from chassis.http.problem import Problem
+from chassis.persistence.database import Transaction
+from chassis.service import Service
+
+MOST_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read: positions with their documents, and the position up to which there is nothing else."""
+
+    events: Sequence[tuple[int, bytes]]
+    position: int
+
+    @property
+    def more(self) -> bool:
+        """Whether there may be more already."""
+        return len(self.events) == MOST_AT_ONCE
+
+
+async def newest(service: Service, tenant_id: UUID) -> int:
+    """Return the position of the newest event, 0 if there is none."""
+    async with service.db.for_tenant(tenant_id) as tx:
+        position, _ = await _ends(tx, tenant_id)
+    return position
+
+
+async def read_on(service: Service, tenant_id: UUID, after: int, types: Sequence[str]) -> Reading:
+    """Return the events after a position, of these types or of all; Problem 410 if some of them are gone by now.
+
+    The newest position is looked up first: all up to there is committed, whoever wrote it.
+    """
+    async with service.db.for_tenant(tenant_id) as tx:
+        last, forgotten = await _ends(tx, tenant_id)
+        if not (forgotten <= after <= last):
+            raise Problem(
+                410,
+                "events-gone",
+                f"There is no going on from {after}: what is kept begins after {forgotten} and ends with {last}.",
+                earliest=forgotten,
+                latest=last,
+            )
+        rows = await tx.fetch(
+            "select position, document from feed_event where tenant_id = $1 and position > $2 and position <= $3"
+            " and (cardinality($4::text[]) = 0 or type = any($4)) order by position limit $5",
+            tenant_id,
+            after,
+            last,
+            list(types),
+            MOST_AT_ONCE,
+        )
+    events = [(row["position"], row["document"]) for row in rows]
+    return Reading(events, events[-1][0] if len(events) == MOST_AT_ONCE else last)
+
+
+async def _ends(tx: Transaction, tenant_id: UUID) -> tuple[int, int]:
+    row = await tx.fetchrow("select position, forgotten from feed where tenant_id = $1", tenant_id)
+    return (row["position"], row["forgotten"]) if row else (0, 0)

@@ -1,0 +1,27 @@
+"""How deployments end, in figures for charts and alerts."""
+
+from datetime import timedelta
+from functools import partial
+
+from prometheus_client import Histogram
+
+from chassis.persistence.database import Transaction
+from services.provisioning.domain.saga import RECIPES, Saga
+
+OUTCOMES = ("succeeded", "failed")
+"""The states in which a deployment ends."""
+
+SECONDS = Histogram(
+    "dotmac_deployment_seconds",
+    "Time from the request of a deployment to its end.",
+    ["target", "outcome"],
+    buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
+)
+for _target in RECIPES:
+    for _outcome in OUTCOMES:
+        SECONDS.labels(_target, _outcome)  # known beforehand, so that the first failure is an increase
+
+
+def ended(tx: Transaction, saga: Saga, took: timedelta) -> None:
+    """Count a deployment that ended, once that is committed."""
+    tx.after_commit(partial(SECONDS.labels(saga.target, saga.status).observe, took.total_seconds()))

@@ -1,0 +1,10 @@
+"""Dead letters are repaired through the API as well, and who did it is kept."""
+
+from chassis.messaging.schema import let_administrators_repair
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    let_administrators_repair()

@@ -1,0 +1,144 @@
+"""Starts a service as its own module does, with points at which it can be made to kill itself.
+
+`python -m tests.chaos.instrumented customer`, in its environment:
+  CRASH_FILE         when this file is there, `{"point": "before send", "passage": 3, "mark": "…"}`, the process takes
+                     it away and ends by SIGKILL at that passage of that point
+  LEADS_REGARDLESS   set, its relay takes itself for the leader, whoever else leads
+The service's code knows nothing of it: what is wrapped are the drivers that it talks through.
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
+
+from chassis.run import main
+
+_STEPS = (
+    "domain commit",
+    "send",
+    "acknowledgement",
+    "outbox delete",
+    "inbox insert",
+    "effect commit",
+    "offset commit",
+)
+POINTS = tuple(f"{when} {step}" for step in _STEPS for when in ("before", "after"))
+"""Where a process can be made to end. `domain commit`: of what wrote to the outbox and handled no event."""
+
+_PRODUCE = 0  # the key of the request, in Kafka's protocol
+_FILE = Path(os.environ.get("CRASH_FILE", os.devnull))
+_passages: Counter[str] = Counter()
+_written: "WeakKeyDictionary[Any, set[str]]" = WeakKeyDictionary()
+"""Of each connection: which of outbox and inbox its transaction has written to."""
+
+
+def passing(point: str) -> None:
+    """End this process, as SIGKILL does, if this is the passage that the file asks for."""
+    try:
+        wanted = json.loads(_FILE.read_text() or "null")
+    except FileNotFoundError:
+        return
+    if wanted is None or wanted["point"] != point:
+        return
+    _passages[wanted["mark"]] += 1
+    if _passages[wanted["mark"]] == wanted["passage"]:
+        _FILE.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _steps_of(connection: Any, sql: str) -> list[str]:
+    """Return the steps that a statement does."""
+    written = _written.setdefault(connection, set())
+    if re.match(r"\s*begin\b", sql):
+        written.clear()
+    steps = []
+    if "delete from outbox" in sql:
+        steps.append("outbox delete")
+    if "insert into inbox" in sql:
+        written.add("inbox")
+        steps.append("inbox insert")
+    if "insert into outbox" in sql:
+        written.add("outbox")
+    if re.search(r"\bcommit\b", sql):
+        if "inbox" in written:
+            steps.append("effect commit")
+        elif "outbox" in written:
+            steps.append("domain commit")
+    return steps
+
+
+def _watch_statements() -> None:
+    def watched(method: Any) -> Any:
+        async def run(connection: Any, sql: str, *args: Any, **options: Any) -> Any:
+            steps = _steps_of(connection, sql.lower())
+            for step in steps:
+                passing(f"before {step}")
+            result = await method(connection, sql, *args, **options)
+            for step in steps:
+                passing(f"after {step}")
+            return result
+
+        return run
+
+    for name in ("execute", "fetch", "fetchrow", "fetchval"):
+        setattr(asyncpg.Connection, name, watched(getattr(asyncpg.Connection, name)))
+
+
+def _watch_broker() -> None:
+    send_batch, request, commit = AIOKafkaProducer.send_batch, AIOKafkaClient.send, AIOKafkaConsumer.commit
+
+    def acknowledged(future: Any) -> None:
+        if not future.cancelled() and future.exception() is None:
+            passing("after acknowledgement")
+
+    async def watched_send(producer: Any, *args: Any, **options: Any) -> Any:
+        passing("before send")
+        future = await send_batch(producer, *args, **options)
+        passing("after send")
+        future.add_done_callback(acknowledged)
+        return future
+
+    async def watched_request(client: Any, node_id: Any, what: Any, **options: Any) -> Any:
+        answer = await request(client, node_id, what, **options)
+        if getattr(what, "API_KEY", None) == _PRODUCE:
+            passing("before acknowledgement")  # the broker has the batch, and nobody here knows
+        return answer
+
+    async def watched_commit(consumer: Any, *args: Any, **options: Any) -> Any:
+        passing("before offset commit")
+        result = await commit(consumer, *args, **options)
+        passing("after offset commit")
+        return result
+
+    AIOKafkaProducer.send_batch = watched_send
+    AIOKafkaClient.send = watched_request
+    AIOKafkaConsumer.commit = watched_commit
+
+
+def _lead_regardless() -> None:
+    fetchval = asyncpg.Connection.fetchval
+
+    async def always(connection: Any, sql: str, *args: Any, **options: Any) -> Any:
+        if "pg_try_advisory_lock" in sql:
+            return True
+        return await fetchval(connection, sql, *args, **options)
+
+    asyncpg.Connection.fetchval = always  # type: ignore[assignment,method-assign]
+
+
+if __name__ == "__main__":
+    _watch_statements()
+    _watch_broker()
+    if os.environ.get("LEADS_REGARDLESS"):
+        _lead_regardless()
+    main(f"services.{sys.argv[1]}.app")

@@ -1,0 +1,45 @@
+"""Checks of our own, beside those of Schemathesis. It loads this file by the path in schemathesis.toml."""
+
+import orjson
+import schemathesis
+
+# Kinds of problem that say: this does not fit the schema. Others, such as a cursor or an invitation that nobody gave
+# out, or a currency that is not the tenant's, depend on what is stored, which a schema can't say.
+_MISFITS = {
+    "invalid-request",
+    "malformed-json",
+    "malformed-body",
+    "invalid-value",
+    "invalid-customer",
+    "invalid-tenant",
+}
+
+
+@schemathesis.check
+def fitting_data_is_accepted(_ctx, response, case) -> None:
+    """What fits the schema is never refused as if it did not."""
+    if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code not in (400, 422):
+        return
+    kind = _kind(response)
+    assert kind not in _MISFITS, f"data that fits the schema was refused as {kind}: {response.text}"
+
+
+@schemathesis.check
+def errors_are_problems(_ctx, response, _case) -> None:
+    """Every error has the shape of RFC 9457 and tells nothing of the inside."""
+    if response.status_code < 400:
+        return
+    body = orjson.loads(response.content)
+    assert response.headers["content-type"] == ["application/problem+json"], response.headers
+    assert body["status"] == response.status_code
+    assert body["type"].startswith("/problems/")
+    for inside in ("Traceback", "asyncpg", "psycopg", "sqlalchemy", ".py", "select ", "insert ", "pydantic"):
+        assert inside not in response.text, f"the answer shows {inside!r}: {response.text}"
+
+
+def _kind(response) -> str:
+    try:
+        kind: str = orjson.loads(response.content)["type"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return "unknown"
+    return kind.removeprefix("/problems/")

@@ -1,0 +1,125 @@
+"""Whatever order answers come in, late, twice or never: a deployment ends, and what it began is undone."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.strategies import sampled_from
+
+from services.provisioning.domain.saga import POOLED, Command, Saga
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PARTIES = ("self", "customer", "billing", "tenant")
+NAMES = tuple(recipe.name for recipe in POOLED)
+UNDO_OF = {recipe.name: recipe.undo for recipe in POOLED}
+DO_OF = {recipe.name: recipe.do for recipe in POOLED}
+ENDS = (Command.TELL_SUCCESS, Command.TELL_FAILURE)
+
+
+class Deployment(RuleBasedStateMachine):
+    """Every party may say anything at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.asked: list[Command] = []
+        self.take(Saga.begin("pooled", NOW))
+
+    def take(self, saga: Saga) -> None:
+        self.asked += saga.commands
+        # As it is stored and loaded again: without its commands.
+        self.saga = Saga(saga.target, saga.steps, saga.status, saga.failed_step, saga.reason)
+
+    @rule(name=sampled_from(NAMES), who=sampled_from(PARTIES))
+    def done(self, name: str, who: str) -> None:
+        self.take(self.saga.done(name, who, self.now))
+
+    @rule(name=sampled_from(NAMES), who=sampled_from(PARTIES))
+    def undone(self, name: str, who: str) -> None:
+        self.take(self.saga.undone(name, who, self.now))
+
+    @rule(name=sampled_from(NAMES))
+    def failed(self, name: str) -> None:
+        self.take(self.saga.failed(name, "it broke", self.now))
+
+    @rule(seconds=sampled_from((1, 59, 61, 121)))
+    def time_passes(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.take(self.saga.timed_out(self.now))
+
+    @rule()
+    def everybody_answers(self) -> None:
+        step = self.saga.current
+        if step is not None:
+            for who in sorted(step.waiting_for):
+                answer = self.saga.done if step.status == "running" else self.saga.undone
+                self.take(answer(step.name, who, self.now))
+
+    @invariant()
+    def it_is_at_one_step_until_it_has_ended(self) -> None:
+        busy = [step for step in self.saga.steps if step.status in ("running", "compensating")]
+        ended = self.saga.status in ("succeeded", "failed")
+        assert len(busy) == (0 if ended else 1)
+        assert (self.saga.deadline is None) == ended
+
+    @invariant()
+    def it_tells_its_end_once(self) -> None:
+        told = [command for command in self.asked if command in ENDS]
+        expected = {"succeeded": [Command.TELL_SUCCESS], "failed": [Command.TELL_FAILURE]}
+        assert told == expected.get(self.saga.status, [])
+
+    @invariant()
+    def steps_begin_in_order_and_what_was_begun_is_undone_in_reverse(self) -> None:
+        begun = [name for name in NAMES if DO_OF[name] in self.asked]
+        assert begun == list(NAMES[: len(begun)])
+        undone = [command for command in self.asked if command in UNDO_OF.values()]
+        to_undo = [UNDO_OF[name] for name in reversed(begun) if UNDO_OF[name]]
+        assert undone == to_undo[: len(undone)]
+        if self.saga.status == "failed":
+            assert undone == to_undo
+        if self.saga.status in ("running", "succeeded"):
+            assert undone == []
+
+    @invariant()
+    def a_failure_says_where_and_why(self) -> None:
+        failing = self.saga.status in ("compensating", "failed")
+        assert (self.saga.failed_step is not None) == failing
+        assert bool(self.saga.reason) == failing
+
+    def teardown(self) -> None:
+        """However it stands, time alone brings it to an end."""
+        for _ in range(2 * len(NAMES)):
+            self.time_passes(121)
+        assert self.saga.status in ("succeeded", "failed")
+
+
+TestDeployment = Deployment.TestCase
+TestDeployment.settings = settings(max_examples=300, stateful_step_count=25, deadline=None)
+
+
+def test_what_can_not_be_undone_in_time_is_said_to_be_stuck() -> None:
+    saga = Saga.begin("pooled", NOW).done("allocate", "self", NOW)
+    saga = saga.timed_out(NOW + timedelta(minutes=2))
+    assert (saga.status, saga.failed_step) == ("compensating", "prepare_workspaces")
+    assert saga.reason == "prepare_workspaces gave up after 120 s: no answer from billing, customer"
+    saga = saga.undone("prepare_workspaces", "billing", NOW + timedelta(minutes=3))
+    saga = saga.timed_out(NOW + timedelta(minutes=4))
+    assert saga.status == "failed"
+    assert [step.status for step in saga.steps] == ["succeeded", "stuck", "pending", "pending"]
+    assert saga.reason is not None
+    assert saga.reason.endswith("prepare_workspaces could not be undone within 120 s: no answer from customer")
+
+
+def test_the_last_answer_ends_a_deployment_well() -> None:
+    saga = Saga.begin("pooled", NOW)
+    for name, who in (
+        ("allocate", "self"),
+        ("prepare_workspaces", "billing"),
+        ("prepare_workspaces", "customer"),
+        ("create_administrator", "tenant"),
+        ("verify", "self"),
+    ):
+        assert saga.status == "running"
+        saga = saga.done(name, who, NOW)
+    assert saga.status == "succeeded"
+    assert all(step.status == "succeeded" for step in saga.steps)
