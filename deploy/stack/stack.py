@@ -297,7 +297,9 @@ The platform is ready.
     async def _broker_came_back(self) -> None:
         assert self._broker is not None
         await self._broker.answers()
-        await self._create_topics()  # the small broker has forgotten them
+        # The small broker has forgotten them; what a client asked for meanwhile, it has made by its own settings.
+        await self._create_topics()
+        self.say("the broker is back")
 
     async def _rotate_logs(self) -> None:
         while True:

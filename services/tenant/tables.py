@@ -26,12 +26,13 @@ async def lock_tenant(tx: Transaction, tenant_id: UUID) -> Tenant | None:
 
 
 async def save_tenant(tx: Transaction, tenant: Tenant) -> Any:
-    """Update a tenant that was locked, and return its row."""
+    """Update a tenant that was locked, and return its row; one of the same version stays as it is, to its times."""
     profile = asdict(tenant.profile)
     names = list(profile)
     sets = ", ".join(f"{name} = ${index}" for index, name in enumerate(names, 5))
     return await tx.fetchrow(
-        f"update tenant set status = $2, deployment_id = $3, version = $4, updated_at = now(), {sets}"
+        "update tenant set status = $2, deployment_id = $3, version = $4,"
+        f" updated_at = case when version = $4 then updated_at else now() end, {sets}"
         f" where tenant_id = $1 returning {TENANT_COLUMNS}",
         tenant.id,
         tenant.status,

@@ -79,6 +79,8 @@ async def test_tenants_are_registered_changed_and_listed(platform: Api) -> None:
     changed = await platform.send("PATCH", path, {"name": "New"}, headers={"If-Match": created.headers["ETag"]})
     assert changed.expect(200)["name"] == "New"
     assert changed.headers["ETag"] == '"2"'
+    same = await platform.send("PATCH", path, {"name": "New"}, headers={"If-Match": '"2"'})
+    assert (same.expect(200), same.headers["ETag"]) == (changed.body, '"2"')  # one version is one text
     listed = (await platform.send("GET", f"{V1}/tenants", params={"slug": data["slug"]})).expect(200)
     assert [item["id"] for item in listed["items"]] == [created.body["id"]]
     (await platform.send("POST", f"{path}/invitations")).problem(409, "not-deployed")
