@@ -9,6 +9,7 @@ _PREFIXES = {
     "/api/v1/auth": "tenant",
     "/api/v1/tenants": "tenant",
     "/api/v1/users": "tenant",
+    "/api/v1/sessions": "tenant",
     "/api/v1/deploy": "tenant",
     "/api/v1/deployments": "provisioning",
     "/api/v1/customers": "customer",
@@ -29,7 +30,15 @@ PREFIXES: Mapping[str, str] = {
     **{f"{_API}{service}-dead-letters": service for service in sorted(set(_PREFIXES.values()))},
 }
 """Whole segments: `/api/v1/plans` is not the beginning of `/api/v1/plansets`."""
-PUBLIC = frozenset({"/api/v1/auth/token", "/api/v1/auth/invitations/accept", "/.well-known/jwks.json"})
+PUBLIC = frozenset(
+    {
+        "/api/v1/auth/token",
+        "/api/v1/auth/invitations/accept",
+        "/api/v1/auth/password-resets",
+        "/api/v1/auth/password-resets/accept",
+        "/.well-known/jwks.json",
+    }
+)
 """Paths of the operations that need no token."""
 IMPORTS = frozenset({"/api/v1/customers/imports"})
 """Paths of the operations that take in a file."""

@@ -16,3 +16,5 @@ class Principal:
     token_id: str
     issued_at: datetime
     expires_at: datetime
+    session_id: str | None = None
+    """What the token was issued in, and ends with: a user's session, if it has one."""

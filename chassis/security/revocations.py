@@ -19,7 +19,7 @@ from chassis.messaging.security import client_security
 from chassis.security.principals import Principal
 from chassis.settings import KafkaSettings
 from dotmac_contracts.envelope import DecodeError, Event, UnknownEventType, decode
-from dotmac_contracts.tenant import TokenRevoked, TokensRevoked
+from dotmac_contracts.tenant import SessionEnded, TokenRevoked, TokensRevoked
 from dotmac_contracts.topics import TENANT_SESSION
 
 log = structlog.get_logger()
@@ -53,10 +53,11 @@ class Revocations:
         """Grows with each revocation: who remembers a principal looks again when it has."""
         self._tokens: dict[str, datetime] = {}
         self._users: dict[str, datetime] = {}
+        self._sessions: dict[str, datetime] = {}
 
     def include(self, principal: Principal) -> bool:
         """Say whether the token that this principal was read from is revoked."""
-        if principal.token_id in self._tokens:
+        if principal.token_id in self._tokens or principal.session_id in self._sessions:
             return True
         return principal.issued_at <= self._users.get(principal.subject, _NEVER)
 
@@ -68,6 +69,8 @@ class Revocations:
             case TokensRevoked():
                 user = str(event.user_id)
                 self._users[user] = max(event.issued_before, self._users.get(user, _NEVER))
+            case SessionEnded():
+                self._sessions[str(event.session_id)] = event.expires_at
             case _:
                 return
         self.version += 1
@@ -76,6 +79,7 @@ class Revocations:
         """Drop what concerns no token that could still be valid."""
         ended = now - _DIFFERENCE
         self._tokens = {token: expires_at for token, expires_at in self._tokens.items() if expires_at > ended}
+        self._sessions = {session: expires_at for session, expires_at in self._sessions.items() if expires_at > ended}
         self._users = {user: until for user, until in self._users.items() if until > ended - LONGEST_LIFETIME}
 
 

@@ -66,8 +66,12 @@ class TokenIssuer:
         roles: Iterable[str] = (),
         ttl: timedelta = timedelta(minutes=15),
         issued_at: datetime | None = None,
+        session_id: UUID | None = None,
     ) -> str:
-        """Return a signed token that lives for `ttl`, at most `LONGEST_LIFETIME`, from `issued_at` on, which is now."""
+        """Return a signed token that lives for `ttl`, at most `LONGEST_LIFETIME`, from `issued_at` on, which is now.
+
+        `session_id`: what it is issued in, and ends with.
+        """
         if ttl > LONGEST_LIFETIME:
             raise ValueError(f"a token lives for {LONGEST_LIFETIME} at most")
         # To the microsecond: of two tokens of one second, the revocation between them ends the first alone.
@@ -84,6 +88,7 @@ class TokenIssuer:
             "nbf": now,
             "exp": now + int(ttl.total_seconds()),
             "jti": str(new_id()),
+            **({"sid": str(session_id)} if session_id else {}),
         }
         header = {"alg": ALGORITHM, "kid": self._key.kid, "typ": TYPE}
         return jwt.encode(header, claims, self._key, algorithms=[ALGORITHM])
@@ -168,6 +173,7 @@ class TokenVerifier:
             token_id=str(claims["jti"]),
             issued_at=datetime.fromtimestamp(claims["iat"], UTC),
             expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+            session_id=str(claims["sid"]) if "sid" in claims else None,
         )
 
     async def _fetch(self) -> KeySet:

@@ -80,6 +80,35 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     )
 
 
+class _User(Event):
+    user_id: UUID = Field(description="The user.")
+    tenant_id: UUID = Field(description="The user's tenant; for the platform's own users zero.")
+
+
+class UserCreated(_User, topic=topics.TENANT_USER):
+    """The platform's first administrator was created, or is told of for the first time."""
+
+    email: str = Field(description="The user's address.", examples=["admin@dotmac.example"])
+    roles: list[str] = Field(description="What the user may do.", examples=[["super_admin"]])
+
+
+class PasswordChanged(_User, topic=topics.TENANT_USER):
+    """A user has another password, and other sessions than the present one have ended."""
+
+    reset: bool = Field(description="Whether by the token of a reset, without the password before.")
+
+
+class PasswordResetRequested(_User, topic=topics.TENANT_USER):
+    """Somebody who knows a user's name asked for another password; an administrator may make the reset."""
+
+
+class PasswordResetCreated(_User, topic=topics.TENANT_USER):
+    """An administrator made a reset, and was given the token to pass on."""
+
+    created_by: UUID = Field(description="The administrator.")
+    expires_at: AwareDatetime = Field(description="Until when it can be used, in UTC.")
+
+
 class _Administrator(Event):
     user_id: UUID = Field(description="The user.")
     tenant_id: UUID = Field(description="The tenant.")
@@ -112,3 +141,15 @@ class TokensRevoked(_Session, topic=topics.TENANT_SESSION):
     """All access tokens that a user was issued until a moment are valid no longer."""
 
     issued_before: AwareDatetime = Field(description="That moment, in UTC: tokens issued then are revoked as well.")
+    sessions_ended: bool = Field(default=False, description="Whether all of the user's sessions ended with them.")
+
+
+class SessionEnded(_Session, topic=topics.TENANT_SESSION):
+    """A session ended: it can't be refreshed, and the access tokens that were issued in it are valid no longer."""
+
+    session_id: UUID = Field(description="The session, by its tokens' claim `sid`.")
+    expires_at: AwareDatetime = Field(description="When the last of its access tokens would have expired, in UTC.")
+    reason: str = Field(
+        description="`signed-out`, `revoked`, `reused` (a refresh token came twice), `password-changed` or another.",
+        examples=["signed-out"],
+    )

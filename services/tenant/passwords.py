@@ -18,6 +18,11 @@ def _nobodys_hash() -> str:
     return _hasher.hash("nobody has this password")
 
 
+def is_outdated(password_hash: str | None) -> bool:
+    """Return whether it was made with other parameters than those of today."""
+    return password_hash is not None and _hasher.check_needs_rehash(password_hash)
+
+
 def verify_password(password_hash: str | None, password: str) -> bool:
     """Return whether the password fits; without a hash it takes as long and is False."""
     try:

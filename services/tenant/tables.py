@@ -1,9 +1,10 @@
-"""Storage of tenants, users and invitations."""
+"""Storage of tenants and users."""
 
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+from chassis.ids import PLATFORM_TENANT
 from chassis.persistence.database import Transaction
 from services.tenant.domain.tenant import Profile, Status, Tenant
 
@@ -39,4 +40,23 @@ async def save_tenant(tx: Transaction, tenant: Tenant) -> Any:
         tenant.deployment_id,
         tenant.version,
         *profile.values(),
+    )
+
+
+async def find_user(tx: Transaction, username: str, slug: str | None) -> Any:
+    """Return the row of a user by name, of a tenant or, without a slug, of the platform; in the platform's context."""
+    return await tx.fetchrow(
+        "select u.* from app_user u left join tenant t using (tenant_id) where u.email_lc = lower($1)"
+        " and u.tenant_id = coalesce((select tenant_id from tenant where slug = $2), $3)"
+        " and ($2::text is null or t.slug = $2)",
+        username,
+        slug,
+        PLATFORM_TENANT,
+    )
+
+
+async def lock_user(tx: Transaction, tenant_id: UUID, user_id: UUID) -> Any:
+    """Lock and load a user's row: whatever changes the user, the sessions or the tokens takes turns on it."""
+    return await tx.fetchrow(
+        "select * from app_user where tenant_id = $1 and user_id = $2 for update", tenant_id, user_id
     )

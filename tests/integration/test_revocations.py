@@ -121,7 +121,8 @@ async def test_a_token_is_revoked_once_however_often_it_is_asked_for(stack: Stac
     await ended(stack, api)
     events = await published(stack, user)
     assert len(events) == before + 1
-    assert events[-1].keys() == {"tenant_id", "user_id", "token_id", "expires_at"}
+    assert events[-1].keys() == {"tenant_id", "user_id", "session_id", "expires_at", "reason"}
+    assert events[-1]["reason"] == "signed-out"
 
 
 async def test_all_tokens_of_a_user_end_and_a_new_one_is_good(stack: Stack, signed_in: SignIn) -> None:

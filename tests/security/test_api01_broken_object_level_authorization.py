@@ -9,8 +9,8 @@ import pytest
 
 from deploy.roles import SERVICES
 from deploy.stack.stack import Stack
-from tests.api import eventually
-from tests.conftest import Tenant
+from tests.api import Api, eventually
+from tests.conftest import PASSWORD, Tenant, sign_in
 from tests.integration.test_flow import imported
 
 V1 = "/api/v1"
@@ -18,7 +18,9 @@ SCANNED = ("customer_import", "billing_run", "deployment", "webhook_queue", "web
 """Tables in which workers look for work across tenants."""
 
 
-async def test_a_token_reaches_nothing_of_another_tenant(stack: Stack, tenant: Tenant, other: Tenant) -> None:
+async def test_a_token_reaches_nothing_of_another_tenant(
+    stack: Stack, public: Api, tenant: Tenant, other: Tenant
+) -> None:
     mine, theirs = other.api, tenant.api
     customer = (await theirs.send("POST", f"{V1}/customers", {"name": "Theirs", "email": "t@t.example"})).expect(201)
 
@@ -42,6 +44,9 @@ async def test_a_token_reaches_nothing_of_another_tenant(stack: Stack, tenant: T
 
     ids |= {"endpoint": endpoint["id"], "delivery": await eventually(queued)}
     user = (await theirs.send("GET", f"{V1}/users")).expect(200)["items"][0]["id"]
+    await sign_in(public, tenant.administrator, PASSWORD, tenant.slug)
+    session = (await theirs.send("GET", f"{V1}/sessions")).expect(200)["items"][0]["id"]
+    ids |= {"session": session}
     ids |= {"deployment": tenant.deployment["id"], "tenant": tenant.id, "user": user, "letter": "1"}
     tried = 0
     for method, template in sorted(theirs.operations):
@@ -69,6 +74,7 @@ async def test_a_token_reaches_nothing_of_another_tenant(stack: Stack, tenant: T
         ("/subscriptions", {"account_id": account}),
         ("/deployments", {"tenant_id": tenant.id}),
         ("/users", {"tenant_id": tenant.id}),
+        ("/sessions", {"user_id": user}),
     ):
         assert (await mine.send("GET", V1 + path, params=params)).expect(200)["items"] == []
     (await theirs.send("DELETE", f"{V1}/webhook-endpoints/{endpoint['id']}")).expect(204)

@@ -18,9 +18,20 @@ from tests.conftest import Tenant
 from tests.security.test_api03_broken_object_property_level_authorization import document
 
 V1 = "/api/v1"
-PUBLIC = {("POST", f"{V1}/auth/token"), ("POST", f"{V1}/auth/invitations/accept"), ("GET", "/.well-known/jwks.json")}
-# Whoever has a token may end it; the tests below keep theirs.
-ANY_TOKEN = {("POST", f"{V1}/auth/logout")}
+PUBLIC = {
+    ("POST", f"{V1}/auth/token"),
+    ("POST", f"{V1}/auth/invitations/accept"),
+    ("POST", f"{V1}/auth/password-resets"),
+    ("POST", f"{V1}/auth/password-resets/accept"),
+    ("GET", "/.well-known/jwks.json"),
+}
+# Of one's own, whoever one is; the tests below keep their tokens.
+ANY_TOKEN = {
+    ("POST", f"{V1}/auth/logout"),
+    ("POST", f"{V1}/auth/password"),
+    ("GET", f"{V1}/sessions"),
+    ("DELETE", f"{V1}/sessions/{{session_id}}"),
+}
 EVERY_SCOPE = frozenset[str]().union(*ROLE_SCOPES.values())
 
 

@@ -1,9 +1,10 @@
-"""Sign-in, log-out, invitations, and the keys that tokens are verified with."""
+"""Sign-in, log-out, passwords, invitations, and the keys that tokens are verified with."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Form, Request
 from pydantic import BaseModel, Field
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService, require
@@ -11,55 +12,139 @@ from chassis.http.document import problems
 from chassis.http.fields import Text
 from chassis.http.idempotency import idempotent
 from chassis.http.models import Strict
+from chassis.http.problem import Unprocessable
 from chassis.http.responses import json
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from chassis.security.tokens import TokenIssuer
+from services.tenant.use_cases.change_password import PasswordChange
 from services.tenant.use_cases.invite_administrator import accept_invitation
+from services.tenant.use_cases.open_session import Granted, Origin
+from services.tenant.use_cases.refresh_session import refresh_session
+from services.tenant.use_cases.reset_password import accept_reset, request_reset
 from services.tenant.use_cases.revoke_tokens import log_out
-from services.tenant.use_cases.sign_in import LIFETIME, sign_in
+from services.tenant.use_cases.sign_in import sign_in
 
 router = APIRouter(prefix="/api/v1/auth", tags=["Authentication"])
 keys = APIRouter(tags=["Authentication"])
 
+Password = Annotated[str, Field(min_length=12, max_length=200)]
+OneTimeToken = Annotated[str, Field(min_length=20, max_length=200)]
+_LONGEST_AGENT = 200
+
 
 class Token(BaseModel):
-    """An access token (RFC 6749)."""
+    """An access token, and where there is a session the token that refreshes it (RFC 6749)."""
 
     access_token: str
     token_type: str = "Bearer"
-    expires_in: int = Field(description="Seconds until it ends.")
+    expires_in: int = Field(description="Seconds until the access token ends.")
     scope: str
+    refresh_token: str | None = Field(default=None, description="Good once: the answer to it has the next one.")
+    refresh_expires_in: int | None = Field(default=None, description="Seconds until it can't be used any more.")
 
 
 class Acceptance(Strict):
-    token: Annotated[str, Field(min_length=20, max_length=200)]
-    password: Annotated[str, Field(min_length=12, max_length=200)]
+    token: OneTimeToken
+    password: Password
+
+
+class PasswordChangeData(Strict):
+    current_password: Annotated[str, Field(min_length=1, max_length=200)]
+    new_password: Password
+
+
+class ResetRequest(Strict):
+    username: Text
+    tenant: Text | None = Field(default=None, description="The tenant's slug; none for the platform.")
+
+
+def _origin(request: Request) -> Origin:
+    agent = request.headers.get("user-agent")
+    printable = "".join(character for character in agent or "" if character.isprintable())[:_LONGEST_AGENT]
+    return Origin(request.client.host if request.client else None, printable or None)
+
+
+def _answer(granted: Granted) -> Response:
+    body = Token(
+        access_token=granted.access_token,
+        expires_in=granted.expires_in,
+        scope=" ".join(sorted(granted.scopes)),
+        refresh_token=granted.refresh_token,
+        refresh_expires_in=granted.refresh_expires_in,
+    )
+    return json(body, headers={"Cache-Control": "no-store"})
 
 
 @router.post("/token", response_model=Token, responses=problems(401))
 async def create_token(
+    request: Request,
     service: CurrentService,
-    username: Annotated[Text, Form()],
-    password: Annotated[str, Form(min_length=1, max_length=200)],
+    grant_type: Annotated[Literal["password", "refresh_token"], Form()] = "password",
+    username: Annotated[Text | None, Form()] = None,
+    password: Annotated[str | None, Form(min_length=1, max_length=200)] = None,
     tenant: Annotated[Text | None, Form(description="The tenant's slug; none for the platform.")] = None,
+    refresh_token: Annotated[str | None, Form(min_length=1, max_length=200)] = None,
 ) -> Response:
-    """Sign in with a name and a password."""
+    """Sign in with a name and a password, which opens a session, or go on with a session.
+
+    A refresh token is good once. One that comes a second time ends its session, for it was copied.
+    """
     issuer = TokenIssuer(service.settings.jwt_secret_key.get_secret_value())
-    token, scopes = await sign_in(service, issuer, username, password, tenant)
-    body = Token(access_token=token, expires_in=int(LIFETIME.total_seconds()), scope=" ".join(sorted(scopes)))
-    return json(body, headers={"Cache-Control": "no-store"})
+    match grant_type:
+        case "password":
+            if username is None or password is None:
+                raise Unprocessable("incomplete-grant", "Send username and password.")
+            return _answer(await sign_in(service, issuer, username, password, tenant, _origin(request)))
+        case "refresh_token":
+            if refresh_token is None:
+                raise Unprocessable("incomplete-grant", "Send refresh_token.")
+            return _answer(await refresh_session(service, issuer, refresh_token, _origin(request)))
 
 
 @router.post("/logout", status_code=204)
 async def logout(request: Request, service: CurrentService, who: Annotated[Principal, Depends(require())]) -> Response:
-    """Log out: the access token that this is sent with is revoked."""
+    """Log out: the session of the access token that this is sent with ends, and the token with it."""
 
     async def end(tx: Transaction) -> Response:
         await log_out(tx, service, who)
         return Response(status_code=204)
 
     return await idempotent(request, service, who, end)
+
+
+@router.post("/password", status_code=204)
+async def change_password(
+    request: Request, service: CurrentService, who: Annotated[Principal, Depends(require())], body: PasswordChangeData
+) -> Response:
+    """Change one's own password; the user's other sessions end."""
+    change = PasswordChange(service, who)
+    await change.look(body.current_password, body.new_password)
+
+    async def make(tx: Transaction) -> Response:
+        await change.make(tx)
+        return Response(status_code=204)
+
+    response = await idempotent(request, service, who, make)
+    await change.made()
+    return response
+
+
+@router.post("/password-resets", status_code=202, response_class=Response)
+async def request_password_reset(service: CurrentService, body: ResetRequest) -> Response:
+    """Ask for a reset of a password that is forgotten; the answer is the same whether there is such a user or not.
+
+    Those who administer the user's tenant see it, and make the reset.
+    """
+    # After the answer, whose time tells as little as its text.
+    return Response(status_code=202, background=BackgroundTask(request_reset, service, body.username, body.tenant))
+
+
+@router.post("/password-resets/accept", status_code=204)
+async def accept_password_reset(service: CurrentService, body: Acceptance) -> Response:
+    """Choose another password by the token of a reset; all of the user's sessions end."""
+    await accept_reset(service, body.token, body.password)
+    return Response(status_code=204)
 
 
 @router.post("/invitations/accept", status_code=204)

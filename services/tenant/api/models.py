@@ -78,6 +78,7 @@ class UserView(RowView):
     tenant_id: UUID
     email: str
     roles: list[str]
+    password_reset_requested_at: datetime | None = Field(description="When the user last asked for a reset.")
     created_at: datetime
 
 
@@ -86,3 +87,27 @@ class RevocationView(BaseModel):
 
     user_id: UUID
     issued_before: datetime = Field(description="Tokens issued until then are revoked.")
+
+
+class ResetView(BaseModel):
+    """A reset of a password, for the user to accept; its token is shown this once."""
+
+    token: str
+    email: str
+    expires_at: datetime
+
+
+class SessionView(RowView):
+    """A session: what a sign-in opened, and refresh tokens keep open."""
+
+    KEY = "session_id"
+
+    id: UUID
+    user_id: UUID
+    address: str | None = Field(description="Where it was last used from, as far as the service is told.")
+    user_agent: str | None
+    created_at: datetime
+    used_at: datetime = Field(description="When it was last refreshed.")
+    idle_until: datetime = Field(description="When it ends unless it is refreshed.")
+    expires_at: datetime = Field(description="When it ends in any case.")
+    current: bool = Field(description="Whether the access token that asks was issued in it.")

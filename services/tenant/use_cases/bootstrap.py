@@ -3,28 +3,67 @@
 import asyncio
 
 from chassis.ids import PLATFORM_TENANT, new_id
+from chassis.messaging.outbox import Outgoing, publish
+from chassis.persistence.database import Transaction
 from chassis.service import Service
+from dotmac_contracts.tenant import UserCreated
 from services.tenant.passwords import hash_password, verify_password
+from services.tenant.use_cases.change_password import set_password
+
+_ROLE = "platform_admin"
 
 
 async def bootstrap(service: Service) -> None:
-    """Create it from the settings, or give it the password that they name now; a second time changes nothing."""
+    """Create it from the settings, or give it the password that they name now; a second time changes nothing.
+
+    A password that was chosen since stays, until the settings name another than they did before.
+    """
     email, secret = service.settings.bootstrap_admin_email, service.settings.bootstrap_admin_password
     if email is None or secret is None:
         return
     password = secret.get_secret_value()
     async with service.db.for_tenant(PLATFORM_TENANT) as tx:
-        known = await tx.fetchval(
-            "select password_hash from app_user where tenant_id = $1 and email_lc = lower($2)", PLATFORM_TENANT, email
-        )
-        if known and await asyncio.to_thread(verify_password, known, password):
-            return
-        await tx.execute(
-            "insert into app_user (tenant_id, user_id, email, password_hash, roles)"
-            " values ($1, $2, $3, $4, '{platform_admin}')"
-            " on conflict (tenant_id, email_lc) do update set password_hash = excluded.password_hash",
+        user = await tx.fetchrow(
+            "select *, coalesce(bootstrap_hash, password_hash) as given from app_user"
+            " where tenant_id = $1 and email_lc = lower($2) for update",
             PLATFORM_TENANT,
-            new_id(),
             email,
-            await asyncio.to_thread(hash_password, password),
         )
+        if user is None:
+            await _create(tx, service, email, await asyncio.to_thread(hash_password, password))
+            return
+        if user["version"] == 0:  # by a version that told nobody of it
+            await tx.execute(
+                "update app_user set version = 1 where tenant_id = $1 and user_id = $2",
+                PLATFORM_TENANT,
+                user["user_id"],
+            )
+            event = UserCreated(**{name: user[name] for name in ("tenant_id", "user_id", "email", "roles")})
+            await publish(tx, [Outgoing(event, 1)], source=service.source, clock=service.clock)
+        given = user["given"]
+        if not await asyncio.to_thread(verify_password, given, password):
+            given = await asyncio.to_thread(hash_password, password)
+            await set_password(tx, service, user, given, reset=True)
+        await tx.execute(
+            "update app_user set bootstrap_hash = $3 where tenant_id = $1 and user_id = $2"
+            " and bootstrap_hash is distinct from $3",
+            PLATFORM_TENANT,
+            user["user_id"],
+            given,
+        )
+
+
+async def _create(tx: Transaction, service: Service, email: str, password_hash: str) -> None:
+    user_id = await tx.fetchval(
+        "insert into app_user (tenant_id, user_id, email, password_hash, bootstrap_hash, roles, version)"
+        " values ($1, $2, $3, $4, $4, $5, 1) on conflict do nothing returning user_id",
+        PLATFORM_TENANT,
+        new_id(),
+        email,
+        password_hash,
+        [_ROLE],
+    )
+    if user_id is None:  # another instance has just done so
+        return
+    event = UserCreated(user_id=user_id, tenant_id=PLATFORM_TENANT, email=email, roles=[_ROLE])
+    await publish(tx, [Outgoing(event, 1)], source=service.source, clock=service.clock)

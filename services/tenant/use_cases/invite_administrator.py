@@ -1,8 +1,6 @@
 """Invite a tenant's first administrator, and let the invitation be accepted."""
 
 import asyncio
-import hashlib
-import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -11,6 +9,7 @@ from chassis.http.problem import Conflict, NotFound, Problem
 from chassis.ids import PLATFORM_TENANT
 from chassis.persistence.database import Transaction
 from chassis.service import Service
+from services.tenant.digests import digest, new_token
 from services.tenant.passwords import hash_password
 
 _LIFETIME = timedelta(days=7)
@@ -21,10 +20,6 @@ class Invitation:
     token: str
     email: str
     expires_at: datetime
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
 
 
 async def invite_administrator(tx: Transaction, service: Service, tenant_id: UUID) -> Invitation:
@@ -40,13 +35,13 @@ async def invite_administrator(tx: Transaction, service: Service, tenant_id: UUI
         raise Conflict("not-deployed", "The tenant has no administrator before its deployment succeeded.")
     if user["password_hash"] is not None:
         raise Conflict("already-accepted", "The administrator has accepted an invitation already.")
-    token = secrets.token_urlsafe(32)
+    token = new_token()
     expires_at = service.clock.now() + _LIFETIME
     await tx.execute("delete from invitation where tenant_id = $1 and user_id = $2", tenant_id, user["user_id"])
     await tx.execute(
         "insert into invitation (tenant_id, token_hash, user_id, expires_at) values ($1, $2, $3, $4)",
         tenant_id,
-        _digest(token),
+        digest(token),
         user["user_id"],
         expires_at,
     )
@@ -60,7 +55,7 @@ async def accept_invitation(service: Service, token: str, password: str) -> None
         invitation = await tx.fetchrow(
             "update invitation set accepted_at = $2 where token_hash = $1 and accepted_at is null"
             " and expires_at > $2 returning tenant_id, user_id",
-            _digest(token),
+            digest(token),
             service.clock.now(),
         )
         if invitation is None:

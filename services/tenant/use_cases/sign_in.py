@@ -1,37 +1,44 @@
-"""Exchange a name and a password for an access token."""
+"""Exchange a name and a password for a session."""
 
 import asyncio
-from datetime import timedelta
 
 from chassis.http.problem import Problem
 from chassis.ids import PLATFORM_TENANT
-from chassis.security.scopes import scopes_of
 from chassis.security.tokens import TokenIssuer
 from chassis.service import Service
-from services.tenant.passwords import verify_password
-
-LIFETIME = timedelta(minutes=15)
-
-_FIND = """
-select u.tenant_id, u.user_id, u.password_hash, u.roles, clock_timestamp() as found_at from app_user u
-left join tenant t using (tenant_id)
-where u.email_lc = lower($1) and u.tenant_id = coalesce((select tenant_id from tenant where slug = $2), $3)
-  and ($2::text is null or t.slug = $2)
-"""
+from services.tenant.passwords import hash_password, is_outdated, verify_password
+from services.tenant.tables import find_user, lock_user
+from services.tenant.use_cases.limit_attempts import count_attempt, forget_attempts
+from services.tenant.use_cases.open_session import Granted, Origin, open_session
 
 
 async def sign_in(
-    service: Service, issuer: TokenIssuer, username: str, password: str, slug: str | None
-) -> tuple[str, frozenset[str]]:
-    """Return a token and its scopes. The platform's context finds the user of any tenant; only this does so."""
+    service: Service, issuer: TokenIssuer, username: str, password: str, slug: str | None, origin: Origin
+) -> Granted:
+    """Open a session. The platform's context finds the user of any tenant; only what needs no token does so."""
+    await count_attempt(service, username, slug)
     async with service.db.for_tenant(PLATFORM_TENANT) as tx:
-        user = await tx.fetchrow(_FIND, username, slug, PLATFORM_TENANT)
-    fits = await asyncio.to_thread(verify_password, user["password_hash"] if user else None, password)
-    if user is None or not fits:
-        # The same answer for an unknown user and a wrong password, after the same time.
-        raise Problem(401, "invalid-credentials", "The name, the password or the tenant is wrong.")
-    roles = tuple(user["roles"])
-    scopes = scopes_of(roles)
-    # By the database's clock, as a revocation: whichever came second, whatever the clocks of two instances say.
-    token = issuer.issue(str(user["user_id"]), user["tenant_id"], scopes, roles, LIFETIME, issued_at=user["found_at"])
-    return token, scopes
+        found = await find_user(tx, username, slug)
+    known = found["password_hash"] if found else None
+    fits = await asyncio.to_thread(verify_password, known, password)
+    if found is None or not fits:
+        raise _wrong()
+    renewed = await asyncio.to_thread(hash_password, password) if is_outdated(known) else None
+    async with service.db.for_tenant(PLATFORM_TENANT) as tx:
+        user = await lock_user(tx, found["tenant_id"], found["user_id"])
+        if user is None or user["password_hash"] != known:  # another was chosen meanwhile
+            raise _wrong()
+        if renewed:
+            await tx.execute(
+                "update app_user set password_hash = $3 where tenant_id = $1 and user_id = $2",
+                user["tenant_id"],
+                user["user_id"],
+                renewed,
+            )
+        await forget_attempts(tx, username, slug)
+        return await open_session(tx, service, issuer, user, origin)
+
+
+def _wrong() -> Problem:
+    # The same answer for an unknown user and a wrong password, after the same time.
+    return Problem(401, "invalid-credentials", "The name, the password or the tenant is wrong.")

@@ -8,7 +8,7 @@ import pytest
 from chassis.ids import PLATFORM_TENANT
 from chassis.security.revocations import LONGEST_LIFETIME, Revocations
 from chassis.security.tokens import InvalidToken, TokenIssuer, TokenVerifier
-from dotmac_contracts.tenant import AdministratorRemoved, TokenRevoked, TokensRevoked
+from dotmac_contracts.tenant import AdministratorRemoved, SessionEnded, TokenRevoked, TokensRevoked
 from dotmac_contracts.topics import TENANT_SESSION
 
 ISSUER = TokenIssuer("a secret of the tests that is long enough for anybody")
@@ -51,6 +51,24 @@ async def test_a_token_that_is_revoked_is_believed_no_longer_and_another_of_its_
         with pytest.raises(InvalidToken, match="revoked"):
             await verifier.verify(first)
     assert (await verifier.verify(second)).subject == str(USER)
+
+
+async def test_the_tokens_of_a_session_that_ended_are_believed_no_longer(
+    verifier: TokenVerifier, revocations: Revocations
+) -> None:
+    session, another = uuid4(), uuid4()
+    ids = {"user_id": USER, "tenant_id": PLATFORM_TENANT}
+    tokens = {of: ISSUER.issue(str(USER), PLATFORM_TENANT, [], session_id=of) for of in (session, another, None)}
+    assert (await verifier.verify(tokens[session])).session_id == str(session)
+    over = NOW + timedelta(minutes=15)
+    revocations.add(SessionEnded(**ids, session_id=session, expires_at=over, reason="signed-out"))
+    assert verifier.recall(tokens[session].encode()) is None
+    with pytest.raises(InvalidToken, match="revoked"):
+        await verifier.verify(tokens[session])
+    assert (await verifier.verify(tokens[another])).session_id == str(another)
+    assert (await verifier.verify(tokens[None])).session_id is None
+    revocations.forget_expired(over + timedelta(minutes=2))
+    assert await verifier.verify(tokens[session])
 
 
 async def test_what_is_revoked_before_it_is_seen_is_never_believed(
