@@ -269,7 +269,7 @@ async def test_a_password_that_is_forgotten_is_reset_by_an_administrator(
 
     async def asked() -> str | None:
         (row,) = (await session.api.send("GET", f"{V1}/users")).expect(200)["items"]
-        moment: str | None = row["password_reset_requested_at"]
+        moment: str | None = row["reset_requested_at"]
         return moment
 
     await eventually(asked)

@@ -78,7 +78,7 @@ class UserView(RowView):
     tenant_id: UUID
     email: str
     roles: list[str]
-    password_reset_requested_at: datetime | None = Field(description="When the user last asked for a reset.")
+    reset_requested_at: datetime | None = Field(description="When the user last asked for a reset.")
     created_at: datetime
 
 

@@ -34,7 +34,7 @@ async def list_users(
     after = decode_cursor(cursor, UUID)
     async with service.db.for_tenant(who.tenant_id) as tx:
         rows = await tx.fetch(
-            "select tenant_id, user_id, email, roles, password_reset_requested_at, created_at from app_user"
+            "select tenant_id, user_id, email, roles, reset_requested_at, created_at from app_user"
             " where ($1::uuid is null or user_id > $1) and ($2::uuid is null or tenant_id = $2)"
             " and ($3::uuid = $4::uuid or tenant_id = $3) order by user_id limit $5",
             after[0] if after else None,

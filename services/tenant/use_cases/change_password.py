@@ -63,7 +63,7 @@ async def set_password(tx: Transaction, service: Service, user: Any, password_ha
     """Give a user who is locked another password; resets that were made for the one before end."""
     ids = {"tenant_id": user["tenant_id"], "user_id": user["user_id"]}
     version = await tx.fetchval(
-        "update app_user set password_hash = $3, password_reset_requested_at = null, version = version + 1"
+        "update app_user set password_hash = $3, reset_requested_at = null, version = version + 1"
         " where tenant_id = $1 and user_id = $2 returning version",
         *ids.values(),
         password_hash,

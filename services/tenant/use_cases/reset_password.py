@@ -43,8 +43,8 @@ async def request_reset(service: Service, username: str, slug: str | None) -> No
         if user is None or user["password_hash"] is None:
             return
         version = await tx.fetchval(
-            "update app_user set password_reset_requested_at = $3, version = version + 1 where tenant_id = $1"
-            " and user_id = $2 and (password_reset_requested_at is null or password_reset_requested_at < $4)"
+            "update app_user set reset_requested_at = $3, version = version + 1 where tenant_id = $1"
+            " and user_id = $2 and (reset_requested_at is null or reset_requested_at < $4)"
             " returning version",
             user["tenant_id"],
             user["user_id"],

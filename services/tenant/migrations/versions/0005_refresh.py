@@ -71,7 +71,7 @@ def upgrade() -> None:
     op.execute("create index sign_in_attempts_age on sign_in_attempts (tenant_id, last_at)")
     for table in ("sign_in_session", "refresh_token", "password_reset", "sign_in_attempts"):
         guard(table, platform_reads=True)
-    op.execute("alter table app_user add column password_reset_requested_at timestamptz")
+    op.execute("alter table app_user add column reset_requested_at timestamptz")
     # The password that the settings gave the first administrator: one that was chosen since is not undone by a restart.
     op.execute("alter table app_user add column bootstrap_hash text")
     # No event told of the platform's own users so far: the first that does has the version 1, as anywhere.
