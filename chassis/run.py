@@ -24,7 +24,8 @@ from chassis.messaging.consumer import ConsumerRunner
 from chassis.messaging.relay import Relay
 from chassis.messaging.security import client_security
 from chassis.persistence.database import Database
-from chassis.security.revocations import Follower, Revocations
+from chassis.security.following import Follower
+from chassis.security.revocations import Revocations
 from chassis.security.tokens import TokenVerifier
 from chassis.security.vault import Vault
 from chassis.service import Microservice, Service
@@ -117,7 +118,7 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
                 listener.start()
                 stack.push_async_callback(listener.stop)
                 checks[f"listener {listener.channel}"] = _healthy("it is not connected", listener)
-            following = Follower(microservice.name, settings, revocations)
+            following = Follower(microservice.name, settings, revocations, service.standings)
             stack.push_async_callback(following.stop)
             await following.start()
         # A process without the API still answers health and metrics, on the same port.

@@ -9,6 +9,7 @@ from chassis.clock import Clock
 from chassis.messaging.subscription import Subscription
 from chassis.persistence.database import Database
 from chassis.persistence.listener import Listener
+from chassis.security.standing import Standings
 from chassis.security.tokens import TokenVerifier
 from chassis.security.vault import Vault
 from chassis.settings import Settings
@@ -26,6 +27,8 @@ class Service:
     clock: Clock
     tokens: TokenVerifier
     vault: Vault
+    standings: Standings = field(default_factory=Standings)
+    """Beside the API."""
     workers: dict[str, Worker] = field(default_factory=dict)
     listeners: dict[str, Listener] = field(default_factory=dict)
     """Beside the API, by channel."""

@@ -6,18 +6,20 @@ import uvicorn
 import uvloop
 
 from chassis import garbage, telemetry
-from chassis.security.revocations import Follower, Revocations
+from chassis.security.following import Follower
+from chassis.security.revocations import Revocations
+from chassis.security.standing import Standings
 from chassis.security.tokens import TokenVerifier
 from gateway.server import served
 from gateway.settings import GatewaySettings
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM, once it is known which tokens are revoked."""
-    revocations = Revocations()
-    following = Follower("gateway", settings, revocations)
+    """Serve until SIGTERM, once it is known which tokens are revoked and which tenants are closed."""
+    revocations, standings = Revocations(), Standings()
+    following = Follower("gateway", settings, revocations, standings)
     await following.start()
-    config = served(settings, TokenVerifier(settings.jwks_url, revocations))
+    config = served(settings, TokenVerifier(settings.jwks_url, revocations), standings)
     garbage.settle()
     try:
         await uvicorn.Server(config).serve()

@@ -1,12 +1,13 @@
-"""Who may pass, and how often: the token, then the rate limits."""
+"""Who may pass, and how often: the token, its tenant's status, then the rate limits."""
 
 import ipaddress
 import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from chassis.http.problem import Problem
+from chassis.http.problem import Closed, Problem
 from chassis.security.principals import Principal
+from chassis.security.standing import Standings, TenantClosed
 from chassis.security.tokens import InvalidToken, SigningKeysUnavailable, TokenVerifier
 from gateway.limits import Limiter, LocalLimiter, Policy, SharedLimiter
 from gateway.settings import GatewaySettings
@@ -17,24 +18,24 @@ _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 class Caller:
     """Whom a connection's last token spoke for. The next request mostly brings the same one, and needs no look-up."""
 
-    __slots__ = ("_address", "_authorization", "_expires_at", "_revocations", "keys", "principal")
+    __slots__ = ("_address", "_authorization", "_expires_at", "_known", "keys", "principal")
 
-    def __init__(self, authorization: bytes, address: str, principal: Principal, revocations: int) -> None:
-        """`revocations`: the version of those that the token was held against."""
+    def __init__(self, authorization: bytes, address: str, principal: Principal, known: int) -> None:
+        """`known`: the version of what the token was held against."""
         self._authorization = authorization
         self._address = address
         self._expires_at = principal.expires_at.timestamp()
-        self._revocations = revocations
+        self._known = known
         self.principal = principal
         self.keys = (*_names(principal), _network(address))
         """By which the limits know principal, tenant and address."""
 
-    def is_asking(self, authorization: bytes | None, address: str, revocations: int) -> bool:
-        """Say whether a request is the same caller's, and its token still valid: nothing was revoked since."""
+    def is_asking(self, authorization: bytes | None, address: str, known: int) -> bool:
+        """Say whether a request is the same caller's, and may pass as the last one did: nothing has changed since."""
         return (
             authorization == self._authorization
             and address == self._address
-            and revocations == self._revocations
+            and known == self._known
             and time.time() < self._expires_at
         )
 
@@ -42,9 +43,10 @@ class Caller:
 class Admission:
     """Lets requests in. What is at hand is decided at once; only what has to be asked for is waited for."""
 
-    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier) -> None:
+    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier, standings: Standings) -> None:
         self._verifier = verifier
         self._revocations = verifier.revocations
+        self._standings = standings
         self._local = LocalLimiter()
         self._shared = SharedLimiter(settings.redis_url) if settings.redis_url else None
         self._limiter: Limiter = self._shared or self._local
@@ -63,7 +65,7 @@ class Admission:
     def at_once(
         self, address: str, authorization: bytes | None, public: bool, last: Caller | None
     ) -> tuple[bytes, Caller | None] | None:
-        """Let a request in; None if that takes waiting; Problem 401 or 429 if it may not pass.
+        """Let a request in; None if that takes waiting; Problem 401, 403 or 429 if it may not pass.
 
         `last` is whom the connection's last request was from. Gives what the answer says of the limits, as header
         fields with their line ends, and who asks, unless nobody needs to know.
@@ -73,7 +75,7 @@ class Admission:
         if public:
             aheads = self._local.take_now(self._public.policies, (_network(address),))
             return self._public.fields(aheads), None
-        if last is None or not last.is_asking(authorization, address, self._revocations.version):
+        if last is None or not last.is_asking(authorization, address, self._version):
             principal = self._verifier.recall(_token(authorization))
             if principal is None:
                 return None
@@ -81,7 +83,7 @@ class Admission:
         return self._known.fields(self._local.take_now(self._known.policies, last.keys)), last
 
     async def wait(self, address: str, authorization: bytes | None, public: bool) -> tuple[bytes, Caller | None]:
-        """Do the same, and wait for what has to be asked for; Problem 401, 429 or 503 if it may not pass."""
+        """Do the same, and wait for what has to be asked for; Problem 401, 403, 429 or 503 if it may not pass."""
         if public:
             return self._public.fields(await self._take(self._public, (_network(address),))), None
         token = _token(authorization)
@@ -96,9 +98,18 @@ class Admission:
         by_name = await self._take(self._named, caller.keys[:2])
         return self._known.fields([*by_name, *by_address]), caller
 
+    @property
+    def _version(self) -> int:
+        """Another one whenever a token was revoked, or a tenant closed or opened."""
+        return self._revocations.version + self._standings.version
+
     def _caller(self, authorization: bytes | None, address: str, principal: Principal) -> Caller:
-        """Remember whom a token speaks for that was verified just now."""
-        return Caller(authorization or b"", address, principal, self._revocations.version)
+        """Remember whom a token speaks for that was verified just now; Problem 403 if its tenant is closed."""
+        try:
+            self._standings.require_open(principal)
+        except TenantClosed as error:
+            raise Closed(error) from None
+        return Caller(authorization or b"", address, principal, self._version)
 
     async def _take(self, limits: "_Limits", keys: Sequence[str]) -> list[float]:
         return await self._limiter.take(limits.policies, keys)

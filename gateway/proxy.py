@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from prometheus_client import Gauge
 
+from chassis.security.standing import Standings
 from chassis.security.tokens import TokenVerifier
 from gateway.admission import Admission
 from gateway.breaker import CircuitBreaker
@@ -49,9 +50,9 @@ class Route(NamedTuple):
 class Proxy:
     """Shared by all connections of a gateway."""
 
-    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier) -> None:
+    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier, standings: Standings) -> None:
         self.settings = settings
-        self.admission = Admission(settings, verifier)
+        self.admission = Admission(settings, verifier, standings)
         self.origins = Origins(settings.cors_origins)
         self.observation = Observation()
         self.turn = Turn()

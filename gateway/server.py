@@ -8,6 +8,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from chassis.http.server import LimitedProtocol, configured
+from chassis.security.standing import Standings
 from chassis.security.tokens import TokenVerifier
 from gateway.admission import Caller
 from gateway.app import PROXY, Gateway
@@ -149,9 +150,9 @@ def _origin_form(target: bytes) -> bytes:
     return (url.path or b"/") + (b"?" + url.query if url.query else b"")
 
 
-def served(settings: GatewaySettings, verifier: TokenVerifier) -> uvicorn.Config:
+def served(settings: GatewaySettings, verifier: TokenVerifier, standings: Standings) -> uvicorn.Config:
     """Return how the gateway is served."""
-    proxy = Proxy(settings, verifier)
+    proxy = Proxy(settings, verifier, standings)
     return configured(
         proxy.origins.guarded(Gateway(proxy)),
         settings.host,

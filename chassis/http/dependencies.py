@@ -25,7 +25,10 @@ CurrentService = Annotated[Service, Depends(service_of)]
 
 
 def require(*scopes: str) -> Callable[..., Awaitable[Principal]]:
-    """Return a dependency that gives the token's principal: 401 without a valid one, 403 without scopes."""
+    """Return a dependency that gives the token's principal: 401 without a valid one, 403 without scopes.
+
+    403 as well if its tenant is closed to its users.
+    """
 
     async def principal(
         service: CurrentService, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -39,6 +42,7 @@ def require(*scopes: str) -> Callable[..., Awaitable[Principal]]:
             )
         found = await service.tokens.verify(credentials.credentials)
         traces.annotate(traces.TENANT, str(found.tenant_id))
+        service.standings.require_open(found)
         missing = sorted(set(scopes) - found.scopes)
         if missing:
             raise Problem(403, "missing-scope", f"The token lacks the scope {' '.join(missing)}.")

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chassis.security.standing import TenantClosed
 from chassis.security.tokens import InvalidToken, SigningKeysUnavailable
 from chassis.security.vault import CanNotBeOpened
 
@@ -60,6 +61,11 @@ _INTERNAL = Problem(500, "internal-error", "Something went wrong here; it has be
 def NotFound(resource: str, identifier: object) -> Problem:
     """404. Says the same of what doesn't exist and of what belongs to another tenant."""
     return Problem(404, "not-found", f"There is no {resource} {identifier}.")
+
+
+def Closed(error: TenantClosed) -> Problem:
+    """403: the tenant is closed to its users, and the type says why."""
+    return Problem(403, error.slug, error.detail)
 
 
 def Conflict(slug: str, detail: str) -> Problem:
@@ -126,6 +132,10 @@ def install(app: FastAPI) -> None:
             headers={"WWW-Authenticate": "Bearer"},
         ).response()
 
+    async def closed(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, TenantClosed)
+        return Closed(error).response()
+
     async def unavailable(_request: Request, error: Exception) -> Response:
         log.warning("dependency_unavailable", error=repr(error))
         return Problem(
@@ -159,6 +169,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(InvalidToken, unauthorized)
+    app.add_exception_handler(TenantClosed, closed)
     for kind in (
         SigningKeysUnavailable,
         asyncpg.PostgresConnectionError,

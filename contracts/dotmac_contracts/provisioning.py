@@ -18,6 +18,9 @@ class DeploymentStarted(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
     """A deployment is under way."""
 
     target: Target = Field(description="Where to.")
+    operation: str = Field(
+        default="deploy", description="`deploy`, `suspend`, `maintain` or `resume`; more may come.", examples=["deploy"]
+    )
 
 
 class WorkspaceRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
@@ -43,8 +46,22 @@ class AdministratorRemovalRequested(_Deployment, topic=topics.PROVISIONING_DEPLO
     """A deployment failed: the administrator created for it is to be removed."""
 
 
+class TenantTransitionRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """The tenant is to go to another status, if it can from where it is."""
+
+    step: str = Field(description="The deployment's step that asks for it.", examples=["close_access"])
+    status: str = Field(description="The status.", examples=["suspended"])
+    reason: str | None = Field(default=None, description="Why, if it was said.", examples=["The invoice is overdue."])
+
+
+class TenantTransitionReversalRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """A deployment failed: the tenant is to go back to the status that it had before."""
+
+    step: str = Field(description="The deployment's step that is undone.", examples=["close_access"])
+
+
 class DeploymentSucceeded(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
-    """The tenant is deployed, and was verified through the gateway."""
+    """The operation is done, and was verified through the gateway."""
 
 
 class DeploymentFailed(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):

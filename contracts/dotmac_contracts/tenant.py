@@ -35,7 +35,8 @@ class TenantSnapshot(_Tenant, topic=topics.TENANT_SNAPSHOT):
     """An ISP as it is now; what was told of it before need not be known."""
 
     status: str = Field(
-        description="`registered`, `deploying`, `active` or `failed`; more may come.", examples=["active"]
+        description="`registered`, `deploying`, `active`, `suspended`, `maintenance` or `failed`; more may come.",
+        examples=["active"],
     )
     deployment_id: UUID | None = Field(default=None, description="Its last deployment, if one was asked for.")
     created_at: datetime = Field(description="When it was registered, in UTC.")
@@ -64,8 +65,26 @@ class TenantActivated(Event, topic=topics.TENANT):
     deployment_id: UUID = Field(description="The deployment that succeeded.")
 
 
+class _Transition(Event):
+    tenant_id: UUID = Field(description="The tenant.")
+    deployment_id: UUID | None = Field(default=None, description="The deployment that did it.")
+    reason: str | None = Field(default=None, description="Why, if it was said.", examples=["The invoice is overdue."])
+
+
+class TenantSuspended(_Transition, topic=topics.TENANT):
+    """A tenant was suspended: its users can't use the platform until it is resumed."""
+
+
+class TenantMaintenanceStarted(_Transition, topic=topics.TENANT):
+    """A tenant is being worked on: its users can't use the platform until it is resumed."""
+
+
+class TenantResumed(_Transition, topic=topics.TENANT):
+    """A tenant that was suspended, or worked on, is active again."""
+
+
 class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
-    """The platform asks for a tenant to be deployed."""
+    """The platform asks for an operation on a tenant's deployment: by default that it be deployed."""
 
     deployment_id: UUID = Field(description="The deployment, named by who asks.")
     tenant_id: UUID = Field(description="The tenant to deploy.")
@@ -78,6 +97,32 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     administrator_email: str = Field(
         description="Who becomes its first administrator.", examples=["admin@acme.example"]
     )
+    operation: str = Field(
+        default="deploy", description="`deploy`, `suspend`, `maintain` or `resume`; more may come.", examples=["deploy"]
+    )
+    reason: str | None = Field(default=None, description="Why, if it was said.", examples=["The invoice is overdue."])
+    grace_seconds: int = Field(default=0, description="How long to wait before it takes effect.", examples=[0])
+
+
+class _DeploymentTransition(Event):
+    deployment_id: UUID = Field(description="The deployment that asked for it.")
+    tenant_id: UUID = Field(description="The tenant.")
+    step: str = Field(description="The deployment's step that asked for it.", examples=["close_access"])
+    status: str = Field(description="The tenant's status now.", examples=["suspended"])
+
+
+class TenantTransitionMade(_DeploymentTransition, topic=topics.TENANT_DEPLOYMENT):
+    """The tenant is in the status that a deployment asked for."""
+
+
+class TenantTransitionRefused(_DeploymentTransition, topic=topics.TENANT_DEPLOYMENT):
+    """The tenant can't go to the status that a deployment asked for."""
+
+    reason: str = Field(description="Why, for a person to act on.", examples=["the tenant is deploying"])
+
+
+class TenantTransitionReversed(_DeploymentTransition, topic=topics.TENANT_DEPLOYMENT):
+    """The tenant is in the status again that it had before the deployment."""
 
 
 class _User(Event):

@@ -27,7 +27,7 @@ from chassis.security.vault import Vault
 from chassis.service import Microservice, Service
 from chassis.settings import KafkaSettings, Settings
 from deploy.roles import SERVICES
-from dotmac_contracts.topics import ALL, TENANT_SESSION
+from dotmac_contracts.topics import ALL, TENANT_SESSION, TENANT_SNAPSHOT
 
 
 class Resource(IntEnum):
@@ -67,17 +67,19 @@ class Rule:
 
 
 VERIFIERS = ("gateway", *(f"{service}-api" for service in SERVICES))
-"""The users of processes that do nothing at the broker but learn which tokens are revoked."""
+"""The users of processes that do nothing at the broker but learn which tokens are revoked and tenants closed."""
 USERS = (*SERVICES, *VERIFIERS)
 
 
 def rules() -> frozenset[Rule]:
     """Return all that the services need: to write what they own, to read what they subscribe to, in their groups.
 
-    Whoever verifies tokens reads which are revoked, in no group: the gateway, a service, and its API where it runs
-    apart. An idempotent producer needs no more than to write (since Kafka 3.0), and nobody else creates topics.
+    Whoever verifies tokens reads which are revoked, and which tenants are closed, in no group: the gateway, a service,
+    and its API where it runs apart. An idempotent producer needs no more than to write
+    (since Kafka 3.0), and nobody else creates topics.
     """
-    verify = (Rule(user, Resource.TOPIC, TENANT_SESSION.name, Operation.READ) for user in USERS)
+    told = (TENANT_SESSION, TENANT_SNAPSHOT)
+    verify = (Rule(user, Resource.TOPIC, topic.name, Operation.READ) for user in USERS for topic in told)
     return frozenset((*verify, *(rule for service in SERVICES for rule in _of(service))))
 
 

@@ -14,14 +14,15 @@ OUTCOMES = ("succeeded", "failed")
 SECONDS = Histogram(
     "dotmac_deployment_seconds",
     "Time from the request of a deployment to its end.",
-    ["target", "outcome"],
+    ["target", "operation", "outcome"],
     buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
 )
-for _target in RECIPES:
-    for _outcome in OUTCOMES:
-        SECONDS.labels(_target, _outcome)  # known beforehand, so that the first failure is an increase
+for _target, _operations in RECIPES.items():
+    for _operation in _operations:
+        for _outcome in OUTCOMES:
+            SECONDS.labels(_target, _operation, _outcome)  # known beforehand, so that the first failure is an increase
 
 
 def ended(tx: Transaction, saga: Saga, took: timedelta) -> None:
     """Count a deployment that ended, once that is committed."""
-    tx.after_commit(partial(SECONDS.labels(saga.target, saga.status).observe, took.total_seconds()))
+    tx.after_commit(partial(SECONDS.labels(saga.target, saga.operation, saga.status).observe, took.total_seconds()))

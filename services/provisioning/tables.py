@@ -12,19 +12,19 @@ from dotmac_contracts.envelope import Envelope
 from services.provisioning.domain.saga import Saga, Step
 
 COLUMNS = (
-    "tenant_id, deployment_id, target, status, request, steps, failed_step, reason, placement, cause, version,"
-    " created_at, updated_at"
+    "tenant_id, deployment_id, target, operation, status, request, steps, failed_step, reason, placement, cause,"
+    " version, created_at, updated_at"
 )
 
 
 def saga_of(row: Any) -> Saga:
     """Return the saga in a row of `deployment`."""
     steps = tuple(_step(step) for step in row["steps"])
-    return Saga(row["target"], steps, row["status"], row["failed_step"], row["reason"])
+    return Saga(row["target"], row["operation"], steps, row["status"], row["failed_step"], row["reason"])
 
 
 def _step(stored: dict[str, Any]) -> Step:
-    times = {name: _time(stored.get(name)) for name in ("started_at", "finished_at", "since")}
+    times = {name: _time(stored.get(name)) for name in ("started_at", "finished_at", "since", "until")}
     return Step(stored["name"], stored["status"], frozenset(stored["waiting_for"]), **times, detail=stored["detail"])
 
 
@@ -44,6 +44,7 @@ def stored_steps(saga: Saga) -> str:
                 "finished_at": step.finished_at,
                 "since": step.since,
                 "detail": step.detail,
+                "until": step.until,
             }
             for step in saga.steps
         ]

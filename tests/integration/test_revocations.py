@@ -18,7 +18,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from chassis.messaging import broker
-from chassis.security.revocations import Follower, Revocations
+from chassis.security.following import Follower
+from chassis.security.revocations import Revocations
 from chassis.settings import Settings
 from deploy.roles import SERVICES
 from deploy.stack.folder import Folder

@@ -22,7 +22,8 @@ from aiokafka.protocol.admin import CreateAclsRequest
 from chassis.messaging import broker
 from chassis.messaging.broker import BrokerError, ensure_topics, forget_records
 from chassis.messaging.security import client_security
-from chassis.security.revocations import Follower, Revocations
+from chassis.security.following import Follower
+from chassis.security.revocations import Revocations
 from chassis.settings import Settings
 from deploy.kubernetes import kafka_resources
 from deploy.security.acls import VERIFIERS
@@ -162,9 +163,11 @@ async def test_nobody_else_deletes_records(kafka: SecuredKafka, user: str) -> No
 
 
 @pytest.mark.parametrize("user", VERIFIERS)
-async def test_who_verifies_tokens_learns_which_are_revoked_and_nothing_else(kafka: SecuredKafka, user: str) -> None:
+async def test_who_verifies_tokens_learns_which_are_revoked_and_which_tenants_are_closed_and_nothing_else(
+    kafka: SecuredKafka, user: str
+) -> None:
     async with looking(kafka, user) as consumer:
-        assert await consumer.topics() == {topics.TENANT_SESSION.name}
+        assert await consumer.topics() == {topics.TENANT_SESSION.name, topics.TENANT_SNAPSHOT.name}
     revocations = Revocations()
     following = Follower(user, kafka.settings(user), revocations)
     await following.start()

@@ -36,7 +36,7 @@ _LARGEST_POSITION = 2**63 - 1
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "Events as they come, until the token expires or the connection is closed.",
+            "description": "Events as they come, until the token expires, the tenant or the connection is closed.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         **problems(410),
@@ -76,7 +76,11 @@ async def _stream(
     with metrics.STREAMS.track_inprogress(), listener.watching(str(who.tenant_id)) as changed:
         changed.set()  # by what has come since it was first read
         yield format_sse_event(id=str(position), retry=_RETRY_MILLISECONDS)
-        while not listener.ending and (left := (who.expires_at - service.clock.now()).total_seconds()) > 0:
+        while (
+            not listener.ending
+            and not service.standings.is_closed(who.tenant_id)
+            and (left := (who.expires_at - service.clock.now()).total_seconds()) > 0
+        ):
             for number, document in reading.events:
                 yield format_sse_event(data_str=document.decode(), id=str(number))
             position = reading.position

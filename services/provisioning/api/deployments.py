@@ -33,6 +33,7 @@ class StepView(BaseModel):
     status: str = Field(description="pending, running, succeeded, failed, compensating, compensated or stuck")
     started_at: datetime | None
     finished_at: datetime | None
+    until: datetime | None = Field(default=None, description="For how long it waits, if that is all it does.")
     detail: str | None
 
 
@@ -44,6 +45,7 @@ class DeploymentView(RowView):
     id: UUID
     tenant_id: UUID
     target: str
+    operation: str = Field(description="deploy, suspend, maintain or resume")
     status: str = Field(description="running, compensating, succeeded or failed")
     failed_step: str | None
     reason: str | None = Field(description="Why it failed.")

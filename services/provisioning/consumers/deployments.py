@@ -1,21 +1,29 @@
 """What moves a deployment on: the request, and the answers of the services that take part."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from chassis.messaging.subscription import Handler, Received, Subscription
+from chassis.messaging.subscription import Handler, Permanent, Received, Subscription
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts import topics
 from dotmac_contracts.billing import BillingWorkspaceReady, BillingWorkspaceRemoved
 from dotmac_contracts.customer import CustomerWorkspaceReady, CustomerWorkspaceRemoved
-from dotmac_contracts.tenant import AdministratorCreated, AdministratorRemoved, DeploymentRequested
-from services.provisioning.domain.saga import Saga
+from dotmac_contracts.tenant import (
+    AdministratorCreated,
+    AdministratorRemoved,
+    DeploymentRequested,
+    TenantTransitionMade,
+    TenantTransitionRefused,
+    TenantTransitionReversed,
+)
+from services.provisioning.domain.saga import Saga, Unknown
 from services.provisioning.tables import lock_deployments
 from services.provisioning.use_cases.advance import Unfolding, save
 
-Move = Callable[[Saga, datetime], Saga]
+Move = Callable[[Saga, Any, datetime], Saga]
+"""Gives a saga's next state from an event about it."""
 
 
 def subscription(service: Service) -> Subscription:
@@ -29,33 +37,50 @@ def subscription(service: Service) -> Subscription:
         for item in received:
             found = unfoldings.get(item.event.deployment_id)
             if found is not None:
-                found.move(move(found.saga, now), now, item.envelope)
+                found.move(move(found.saga, item.event, now), now, item.envelope)
         await save(tx, service, list(unfoldings.values()))
 
     async def requested(tx: Transaction, received: Sequence[Received[DeploymentRequested]]) -> None:
         await tx.execute(
-            "insert into deployment (tenant_id, deployment_id, target, status, request, steps, version)"
-            " select t, d, g, 'running', r::jsonb, '[]', 0"
-            " from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) as x (t, d, g, r) on conflict do nothing",
+            "insert into deployment (tenant_id, deployment_id, target, operation, status, request, steps, version)"
+            " select t, d, g, o, 'running', r::jsonb, '[]', 0 from unnest($1::uuid[], $2::uuid[], $3::text[],"
+            " $4::text[], $5::text[]) as x (t, d, g, o, r) on conflict do nothing",
             [item.event.tenant_id for item in received],
             [item.event.deployment_id for item in received],
             [item.event.target for item in received],
+            [item.event.operation for item in received],
             [item.event.model_dump_json() for item in received],
         )
-        # A deployment that is under way already is not begun again.
-        await advance(tx, received, lambda saga, now: saga if saga.steps else Saga.begin(saga.target, now))
+        await advance(tx, received, begun)
+
+    def begun(saga: Saga, event: DeploymentRequested, now: datetime) -> Saga:
+        if saga.steps:
+            return saga  # it is under way already
+        try:
+            return Saga.begin(saga.target, saga.operation, now, timedelta(seconds=event.grace_seconds))
+        except Unknown as error:
+            raise Permanent(str(error)) from error
 
     def done(step: str, who: str) -> Handler:
         async def handler(tx: Transaction, received: Sequence[Received[Any]]) -> None:
-            await advance(tx, received, lambda saga, now: saga.done(step, who, now))
+            await advance(tx, received, lambda saga, _event, now: saga.done(step, who, now))
 
         return handler
 
     def undone(step: str, who: str) -> Handler:
         async def handler(tx: Transaction, received: Sequence[Received[Any]]) -> None:
-            await advance(tx, received, lambda saga, now: saga.undone(step, who, now))
+            await advance(tx, received, lambda saga, _event, now: saga.undone(step, who, now))
 
         return handler
+
+    async def made(tx: Transaction, received: Sequence[Received[TenantTransitionMade]]) -> None:
+        await advance(tx, received, lambda saga, event, now: saga.done(event.step, "tenant", now))
+
+    async def reversed_(tx: Transaction, received: Sequence[Received[TenantTransitionReversed]]) -> None:
+        await advance(tx, received, lambda saga, event, now: saga.undone(event.step, "tenant", now))
+
+    async def refused(tx: Transaction, received: Sequence[Received[TenantTransitionRefused]]) -> None:
+        await advance(tx, received, lambda saga, event, now: saga.failed(event.step, event.reason, now))
 
     return Subscription(
         "provisioning",
@@ -68,5 +93,8 @@ def subscription(service: Service) -> Subscription:
             CustomerWorkspaceRemoved: undone("prepare_workspaces", "customer"),
             BillingWorkspaceRemoved: undone("prepare_workspaces", "billing"),
             AdministratorRemoved: undone("create_administrator", "tenant"),
+            TenantTransitionMade: made,
+            TenantTransitionReversed: reversed_,
+            TenantTransitionRefused: refused,
         },
     )

@@ -1,6 +1,6 @@
 """A deployment, told as a story: each step is done in turn; when one fails, the begun ones are undone in reverse."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -10,12 +10,17 @@ class Command(StrEnum):
     """What the saga asks the world to do."""
 
     START = "start"
+    WAIT = "wait"
     ALLOCATE = "allocate"
     REQUEST_WORKSPACES = "request_workspaces"
     REQUEST_ADMINISTRATOR = "request_administrator"
+    REQUEST_TRANSITION = "request_transition"
     VERIFY = "verify"
+    VERIFY_CLOSED = "verify_closed"
+    VERIFY_OPEN = "verify_open"
     REMOVE_WORKSPACES = "remove_workspaces"
     REMOVE_ADMINISTRATOR = "remove_administrator"
+    REVERSE_TRANSITION = "reverse_transition"
     TELL_SUCCESS = "tell_success"
     TELL_FAILURE = "tell_failure"
 
@@ -29,9 +34,29 @@ class Recipe:
     timeout: timedelta
     answers: frozenset[str] = frozenset({"self"})
     undo: Command | None = None
+    status: str | None = None
+    """The tenant's status that the step leads to, or verifies."""
 
 
-POOLED: tuple[Recipe, ...] = (
+def _verify(command: Command, status: str | None = None) -> Recipe:
+    return Recipe(command.value, command, timedelta(minutes=1), status=status)
+
+
+def _transition(name: str, status: str) -> Recipe:
+    return Recipe(
+        name,
+        Command.REQUEST_TRANSITION,
+        timedelta(minutes=1),
+        frozenset({"tenant"}),
+        Command.REVERSE_TRANSITION,
+        status,
+    )
+
+
+GRACE = Recipe("grace", Command.WAIT, timedelta(minutes=1))
+"""Waits for as long as was ordered, and is left out if that is not at all."""
+
+_DEPLOY: tuple[Recipe, ...] = (
     Recipe("allocate", Command.ALLOCATE, timedelta(seconds=30)),
     Recipe(
         "prepare_workspaces",
@@ -47,16 +72,38 @@ POOLED: tuple[Recipe, ...] = (
         frozenset({"tenant"}),
         Command.REMOVE_ADMINISTRATOR,
     ),
-    Recipe("verify", Command.VERIFY, timedelta(minutes=1)),
+    _verify(Command.VERIFY),
 )
-RECIPES = {"pooled": POOLED}
+
+
+def _close(status: str) -> tuple[Recipe, ...]:
+    return GRACE, _transition("close_access", status), _verify(Command.VERIFY_CLOSED, status)
+
+
+# What is there is looked at before anybody is let in to it.
+_RESUME = (GRACE, _verify(Command.VERIFY), _transition("open_access", "active"), _verify(Command.VERIFY_OPEN, "active"))
+
+RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
+    "pooled": {
+        "deploy": _DEPLOY,
+        "suspend": _close("suspended"),
+        "maintain": _close("maintenance"),
+        "resume": _RESUME,
+    }
+}
+"""By target and operation."""
+
+
+class Unknown(Exception):
+    """There is no such operation at that target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """A step and how far it is: pending, running, succeeded, failed, compensating, compensated or stuck.
 
-    Stuck: it could not be undone in time. `since` is when it began to run, or to be undone. Times are UTC.
+    Stuck: it could not be undone in time. `since` is when it began to run, or to be undone; `until`, for how long it
+    waits by itself. Times are UTC.
     """
 
     name: str
@@ -66,6 +113,7 @@ class Step:
     finished_at: datetime | None = None
     since: datetime | None = None
     detail: str | None = None
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +124,7 @@ class Saga:
     """
 
     target: str
+    operation: str
     steps: tuple[Step, ...]
     status: str = "running"
     failed_step: str | None = None
@@ -83,14 +132,20 @@ class Saga:
     commands: tuple[Command, ...] = field(default=(), compare=False)
 
     @classmethod
-    def begin(cls, target: str, now: datetime) -> "Saga":
-        """Start a deployment with its first step."""
-        saga = cls(target, tuple(Step(recipe.name) for recipe in RECIPES[target]))
-        return replace(saga, commands=(Command.START,))._run(0, now)
+    def begin(cls, target: str, operation: str, now: datetime, grace: timedelta = timedelta()) -> "Saga":
+        """Start a deployment with its first step; Unknown if there is no such operation."""
+        recipes = RECIPES.get(target, {}).get(operation)
+        if recipes is None:
+            raise Unknown(f"there is no operation {operation!r} at the target {target!r}")
+        steps = [Step(recipe.name) for recipe in recipes if grace or recipe is not GRACE]
+        steps = [replace(step, until=now + grace) if step.name == GRACE.name else step for step in steps]
+        return replace(cls(target, operation, tuple(steps)), commands=(Command.START,))._run(0, now)
 
     @property
     def recipes(self) -> Sequence[Recipe]:
-        return RECIPES[self.target]
+        """How each of its steps is done."""
+        known = {recipe.name: recipe for recipe in RECIPES[self.target][self.operation]}
+        return [known[step.name] for step in self.steps]
 
     @property
     def current(self) -> Step | None:
@@ -101,7 +156,9 @@ class Saga:
     def deadline(self) -> datetime | None:
         """When the current step has taken too long."""
         step = self.current
-        return step.since + self._recipe(step.name).timeout if step and step.since else None
+        if step is None or step.since is None:
+            return None
+        return max(step.since, step.until or step.since) + self.recipe(step.name).timeout
 
     def done(self, name: str, who: str, now: datetime) -> "Saga":
         """Take an answer to a step; one that is late, or comes again, changes nothing."""
@@ -139,7 +196,7 @@ class Saga:
         if step is None or deadline is None or now < deadline:
             return self
         missing = ", ".join(sorted(step.waiting_for - {"self"}))
-        seconds = self._recipe(step.name).timeout.total_seconds()
+        seconds = self.recipe(step.name).timeout.total_seconds()
         why = f"no answer from {missing}" if missing else step.detail or "it did not end"
         if step.status == "running":
             return self.failed(step.name, f"{step.name} gave up after {seconds:.0f} s: {why}", now)
@@ -159,12 +216,13 @@ class Saga:
             return None
         return replace(step, waiting_for=step.waiting_for - {who})
 
-    def _recipe(self, name: str) -> Recipe:
+    def recipe(self, name: str) -> Recipe:
+        """Return how a step is done."""
         return next(recipe for recipe in self.recipes if recipe.name == name)
 
     def _run(self, index: int, now: datetime) -> "Saga":
-        recipe = self.recipes[index]
-        step = Step(recipe.name, "running", recipe.answers, started_at=now, since=now)
+        recipe, step = self.recipes[index], self.steps[index]
+        step = replace(step, status="running", waiting_for=recipe.answers, started_at=now, since=now)
         return replace(self._with(step), commands=(*self.commands, recipe.do))
 
     def _undo_next(self, now: datetime) -> "Saga":

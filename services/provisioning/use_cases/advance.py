@@ -1,5 +1,6 @@
 """Move deployments on: save each saga's next state and publish what it asks for, in one transaction."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,6 +18,8 @@ from dotmac_contracts.provisioning import (
     DeploymentFailed,
     DeploymentStarted,
     DeploymentSucceeded,
+    TenantTransitionRequested,
+    TenantTransitionReversalRequested,
     WorkspaceRemovalRequested,
     WorkspaceRequested,
 )
@@ -24,6 +27,13 @@ from services.provisioning import metrics
 from services.provisioning.domain.saga import Command, Saga
 from services.provisioning.tables import cause_of, saga_of, stored_cause, stored_steps
 from services.provisioning.targets import pooled
+
+_SHORTEST_RETRY = timedelta(milliseconds=30)
+_LONGEST_RETRY = timedelta(seconds=1)
+
+
+def _wake_in(delay: timedelta, service: Service) -> None:
+    asyncio.get_running_loop().call_later(max(0.0, delay.total_seconds()), service.wake, "deployments")
 
 
 class Unfolding:
@@ -51,17 +61,23 @@ class Unfolding:
                 self.outgoing.append(Outgoing(event, self.version, self.cause))
         self.saga = replace(saga, commands=())
 
-    def check_at(self, now: datetime, retry: timedelta) -> datetime | None:
+    def check_at(self, now: datetime, looked: bool) -> datetime | None:
         """When the worker is to look at it: soon for a step of its own, else when the step's time is over."""
         step = self.saga.current
-        return now + retry if step is not None and step.waiting_for == {"self"} else self.saga.deadline
+        if step is not None and step.until is not None and step.status == "running":
+            return step.until
+        if step is None or step.waiting_for != {"self"}:
+            return self.saga.deadline
+        if not looked or step.since is None or step.since == now:
+            return now
+        # What has not been well for long is looked at less often.
+        return now + min(max((now - step.since) / 2, _SHORTEST_RETRY), _LONGEST_RETRY)
 
 
-async def save(
-    tx: Transaction, service: Service, unfoldings: Sequence[Unfolding], retry: timedelta = timedelta()
-) -> None:
-    """Save deployments and publish their events. `retry`: until the worker looks again at a step of its own."""
+async def save(tx: Transaction, service: Service, unfoldings: Sequence[Unfolding], *, looked: bool = False) -> None:
+    """Save deployments and publish their events. `looked`: whether the worker just looked at those steps of its own."""
     now = service.clock.now()
+    checks = [item.check_at(now, looked) for item in unfoldings]
     await tx.execute(
         "update deployment d set status = x.status, steps = x.steps::jsonb, failed_step = x.failed_step,"
         " reason = x.reason, placement = x.placement, next_check_at = x.check_at, version = x.version,"
@@ -78,15 +94,16 @@ async def save(
         [item.saga.failed_step for item in unfoldings],
         [item.saga.reason for item in unfoldings],
         [item.placement for item in unfoldings],
-        [item.check_at(now, retry) for item in unfoldings],
+        checks,
         [item.version for item in unfoldings],
         [stored_cause(item.cause) for item in unfoldings],
     )
     for item in unfoldings:
         if item.saga.status in metrics.OUTCOMES and item.row["status"] not in metrics.OUTCOMES:
             metrics.ended(tx, item.saga, now - item.row["created_at"])
-    if any(item.check_at(now, retry) == now for item in unfoldings):
-        tx.after_commit(partial(service.wake, "deployments"))
+    soonest = min((check - now for check in checks if check is not None), default=_LONGEST_RETRY)
+    if soonest < _LONGEST_RETRY:
+        tx.after_commit(partial(_wake_in, soonest, service))
     outgoing = [event for item in unfoldings for event in item.outgoing]
     await publish(tx, outgoing, source=service.source, clock=service.clock)
 
@@ -97,7 +114,7 @@ def _event(command: Command, row: Any, saga: Saga) -> Event | None:
     place = {name: request[name] for name in ("name", "currency", "country", "time_zone")}
     match command:
         case Command.START:
-            return DeploymentStarted(**ids, target=request["target"])
+            return DeploymentStarted(**ids, target=request["target"], operation=saga.operation)
         case Command.REQUEST_WORKSPACES:
             return WorkspaceRequested(**ids, **place)
         case Command.REQUEST_ADMINISTRATOR:
@@ -106,9 +123,22 @@ def _event(command: Command, row: Any, saga: Saga) -> Event | None:
             return WorkspaceRemovalRequested(**ids)
         case Command.REMOVE_ADMINISTRATOR:
             return AdministratorRemovalRequested(**ids)
+        case Command.REQUEST_TRANSITION:
+            step = _step_at(saga)
+            return TenantTransitionRequested(
+                **ids, step=step, status=saga.recipe(step).status or "", reason=request.get("reason")
+            )
+        case Command.REVERSE_TRANSITION:
+            return TenantTransitionReversalRequested(**ids, step=_step_at(saga))
         case Command.TELL_SUCCESS:
             return DeploymentSucceeded(**ids)
         case Command.TELL_FAILURE:
             return DeploymentFailed(**ids, step=saga.failed_step or "", reason=saga.reason or "")
-        case Command.ALLOCATE | Command.VERIFY:
+        case Command.ALLOCATE | Command.WAIT | Command.VERIFY | Command.VERIFY_CLOSED | Command.VERIFY_OPEN:
             return None  # its own work
+
+
+def _step_at(saga: Saga) -> str:
+    step = saga.current
+    assert step is not None, "a command is that of the current step"
+    return step.name

@@ -1,16 +1,17 @@
 """The steps that provisioning does itself, and the end of those that take too long."""
 
 import asyncio
-from datetime import timedelta
+from collections.abc import Awaitable
+from datetime import datetime
 from typing import Any
 
 from chassis.service import Service
 from chassis.telemetry import traces
+from services.provisioning.domain.saga import Command, Recipe, Saga
 from services.provisioning.tables import COLUMNS, cause_of, lock_deployments, saga_of
 from services.provisioning.targets import pooled
 from services.provisioning.use_cases.advance import Unfolding, save
 
-_RETRY = timedelta(milliseconds=500)
 _AT_ONCE = 20
 
 
@@ -32,24 +33,43 @@ async def work(service: Service) -> bool:
         unfoldings = [Unfolding(row) for row in await lock_deployments(tx, tenants, wrong)]
         now = service.clock.now()
         for item in unfoldings:
-            saga, verdict = item.saga, wrong[item.row["deployment_id"]]
-            if verdict == _WELL:
-                item.move(saga.done("verify", "self", now), now)
-            else:
-                item.move(saga.noted("verify", verdict).timed_out(now) if verdict else saga.timed_out(now), now)
-        await save(tx, service, unfoldings, _RETRY)
+            item.move(_next(item.saga, wrong[item.row["deployment_id"]], now), now)
+        await save(tx, service, unfoldings, looked=True)
     return True
 
 
-_WELL = "verified"
+def _next(saga: Saga, verdict: tuple[str, str | None] | None, now: datetime) -> Saga:
+    """Return what a look at a deployment leads to; what was verified may not be what it is at any more."""
+    step = saga.current
+    if step is not None and step.status == "running" and step.until is not None and step.until <= now:
+        return saga.done(step.name, "self", now)
+    if verdict is None:
+        return saga.timed_out(now)
+    name, wrong = verdict
+    return saga.noted(name, wrong).timed_out(now) if wrong else saga.done(name, "self", now)
 
 
-async def _verify(service: Service, row: Any) -> str | None:
-    """Return `_WELL`, or what is wrong; None if verifying is not what the deployment is at."""
-    step = saga_of(row).current
-    if step is None or (step.name, step.status) != ("verify", "running"):
+async def _verify(service: Service, row: Any) -> tuple[str, str | None] | None:
+    """Return the name of the step that a deployment verifies by, and what is wrong if anything; None at other steps."""
+    saga = saga_of(row)
+    step = saga.current
+    look = _look(service, row, saga.recipe(step.name)) if step is not None and step.status == "running" else None
+    if step is None or look is None:
         return None
     cause = cause_of(row)
     attributes = {traces.TENANT: str(row["tenant_id"]), "dotmac.deployment.id": str(row["deployment_id"])}
     with traces.span("verify a deployment", attributes, parent=cause.traceparent if cause else None):
-        return await pooled.verify(service.settings, row["tenant_id"]) or _WELL
+        return step.name, await look
+
+
+def _look(service: Service, row: Any, recipe: Recipe) -> Awaitable[str | None] | None:
+    """Return what a step of its own has to look at; None at other steps."""
+    match recipe.do:
+        case Command.VERIFY:
+            return pooled.verify(service.settings, row["tenant_id"])
+        case Command.VERIFY_OPEN:
+            return pooled.verify_open(service.settings, row["tenant_id"])
+        case Command.VERIFY_CLOSED:
+            return pooled.verify_closed(service.settings, row["tenant_id"], recipe.status or "")
+        case _:
+            return None

@@ -6,8 +6,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from chassis.http.fields import Country, Currency, Email, Text, TimeZone
+from chassis.http.fields import Country, Currency, Email, Text, TimeZone, Whole
 from chassis.http.models import RowView, Strict
+from services.tenant.domain.tenant import Operation
 
 Slug = Annotated[str, Field(min_length=3, max_length=40, pattern="^[a-z][a-z0-9-]{1,38}[a-z0-9]$", examples=["acme"])]
 
@@ -43,7 +44,7 @@ class TenantView(RowView):
     currency: str
     country: str
     time_zone: str
-    status: str = Field(description="registered, deploying, active or failed")
+    status: str = Field(description="registered, deploying, active, suspended, maintenance or failed")
     deployment_id: UUID | None
     version: int
     created_at: datetime
@@ -52,6 +53,28 @@ class TenantView(RowView):
 
 class DeploymentOrder(Strict):
     tenant_id: UUID
+
+
+class OperationOrder(Strict):
+    """What is to be done with a tenant; by default it is deployed."""
+
+    operation: Operation = Operation.DEPLOY
+    reason: Text | None = Field(default=None, description="Why; the tenant is told.")
+    grace_seconds: Annotated[
+        Whole, Field(ge=0, le=366 * 24 * 3600, description="How long to wait before it takes effect.")
+    ] = 0
+
+
+class TransitionView(BaseModel):
+    """A change of a tenant's status."""
+
+    version: int = Field(description="The tenant's version that it made.")
+    from_status: str | None = Field(description="Null for the first one.")
+    to_status: str
+    deployment_id: UUID | None = Field(description="The deployment that did it.")
+    reason: str | None
+    requested_by: str | None = Field(description="The user's id.")
+    made_at: datetime
 
 
 class DeploymentAccepted(BaseModel):

@@ -20,9 +20,11 @@ from services.tenant.api.models import (
     DeploymentAccepted,
     DeploymentOrder,
     InvitationView,
+    OperationOrder,
     TenantChange,
     TenantRegistration,
     TenantView,
+    TransitionView,
 )
 from services.tenant.domain.tenant import Profile, Refused
 from services.tenant.tables import TENANT_COLUMNS
@@ -43,7 +45,7 @@ async def create_tenant(request: Request, service: CurrentService, who: Writer, 
 
     async def create(tx: Transaction) -> Response:
         try:
-            view = TenantView.of(await register_tenant(tx, service, Profile(**body.model_dump())))
+            view = TenantView.of(await register_tenant(tx, service, Profile(**body.model_dump()), who.subject))
         except Refused as error:
             raise Problem(422, "invalid-tenant", f"{error}.") from error
         return json(view, 201, {"Location": f"/api/v1/tenants/{view.id}", "ETag": etag(view.version)})
@@ -57,7 +59,7 @@ async def list_tenants(
     who: Reader,
     limit: Limit = 50,
     cursor: Cursor = None,
-    status: Annotated[str | None, Query(pattern="^(registered|deploying|active|failed)$")] = None,
+    status: Annotated[str | None, Query(pattern="^(registered|deploying|active|suspended|maintenance|failed)$")] = None,
     slug: Annotated[str | None, Query(max_length=40, pattern=PLAIN)] = None,
 ) -> Response:
     """List tenants, in the order in which they were registered."""
@@ -85,6 +87,27 @@ async def get_tenant(service: CurrentService, who: Reader, tenant_id: UUID) -> R
     return json(TenantView.of(row), headers={"ETag": etag(row["version"])})
 
 
+@router.get("/tenants/{tenant_id}/transitions", response_model=Page[TransitionView])
+async def list_transitions(
+    service: CurrentService, who: Reader, tenant_id: UUID, limit: Limit = 50, cursor: Cursor = None
+) -> Response:
+    """List the changes of a tenant's status, the first one first."""
+    after = decode_cursor(cursor, int)
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        if not await tx.fetchval("select 1 from tenant where tenant_id = $1", tenant_id):
+            raise NotFound("tenant", tenant_id)
+        rows = await tx.fetch(
+            "select version, from_status, to_status, deployment_id, reason, requested_by, made_at"
+            " from tenant_transition where tenant_id = $1 and version > $2 order by version limit $3",
+            tenant_id,
+            after[0] if after else 0,
+            limit + 1,
+        )
+    page, next_cursor = paginate(rows, limit, lambda row: [row["version"]])
+    items = [TransitionView(**dict(row)) for row in page]
+    return json(Page[TransitionView](items=items, next_cursor=next_cursor))
+
+
 @router.patch("/tenants/{tenant_id}", response_model=TenantView)
 async def change_tenant(
     request: Request, service: CurrentService, who: Writer, tenant_id: UUID, body: TenantChange
@@ -99,6 +122,7 @@ async def change_tenant(
     return json(TenantView.of(row), headers={"ETag": etag(row["version"])})
 
 
+_DEPLOY = OperationOrder()
 _FOLLOWED: dict[int | str, dict[str, Any]] = {
     202: {
         "links": {
@@ -111,12 +135,12 @@ _FOLLOWED: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _deploy(request: Request, service: Service, who: Principal, tenant_id: UUID) -> Response:
+async def _order(request: Request, service: Service, who: Principal, tenant_id: UUID, body: OperationOrder) -> Response:
     async def order(tx: Transaction) -> Response:
         try:
-            deployment_id = await request_deployment(tx, service, tenant_id)
+            deployment_id = await request_deployment(tx, service, tenant_id, who.subject, **body.model_dump())
         except Refused as error:
-            raise Problem(409, "wrong-state", f"It can't be deployed: {error}.") from error
+            raise Problem(409, "wrong-state", f"It can't be done now: {error}.") from error
         accepted = DeploymentAccepted(deployment_id=deployment_id, tenant_id=tenant_id)
         return json(accepted, 202, {"Location": f"/api/v1/deployments/{deployment_id}"})
 
@@ -126,15 +150,21 @@ async def _deploy(request: Request, service: Service, who: Principal, tenant_id:
 @router.post(
     "/tenants/{tenant_id}/deployments", status_code=202, response_model=DeploymentAccepted, responses=_FOLLOWED
 )
-async def deploy_tenant(request: Request, service: CurrentService, who: Deployer, tenant_id: UUID) -> Response:
-    """Ask for a tenant's deployment; follow it at the Location."""
-    return await _deploy(request, service, who, tenant_id)
+async def deploy_tenant(
+    request: Request, service: CurrentService, who: Deployer, tenant_id: UUID, body: OperationOrder = _DEPLOY
+) -> Response:
+    """Ask for an operation on a tenant, which is a deployment; follow it at the Location.
+
+    deploy: a tenant that is registered, or whose deployment failed. suspend, maintain: an active one, whose users are
+    refused from then on (403) with the reason. resume: one that is suspended or in maintenance. One at a time.
+    """
+    return await _order(request, service, who, tenant_id, body)
 
 
 @router.post("/deploy", status_code=202, response_model=DeploymentAccepted, responses=_FOLLOWED)
 async def deploy(request: Request, service: CurrentService, who: Deployer, body: DeploymentOrder) -> Response:
     """Ask for a tenant's deployment: the short form."""
-    return await _deploy(request, service, who, body.tenant_id)
+    return await _order(request, service, who, body.tenant_id, _DEPLOY)
 
 
 @router.post("/tenants/{tenant_id}/invitations", status_code=201, response_model=InvitationView)

@@ -8,15 +8,16 @@ from chassis.messaging.subscription import Received, Subscription
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts import topics
-from dotmac_contracts.envelope import Event
 from dotmac_contracts.provisioning import (
     AdministratorRemovalRequested,
     AdministratorRequested,
     DeploymentFailed,
     DeploymentSucceeded,
 )
-from dotmac_contracts.tenant import AdministratorCreated, AdministratorRemoved, TenantActivated, TenantDeploymentFailed
-from services.tenant.tables import lock_tenant, save_tenant
+from dotmac_contracts.tenant import AdministratorCreated, AdministratorRemoved
+from services.tenant.consumers import transitions
+from services.tenant.tables import lock_tenant
+from services.tenant.use_cases.transition import transition
 
 
 def subscription(service: Service) -> Subscription:
@@ -89,19 +90,16 @@ def subscription(service: Service) -> Subscription:
             tenant = await lock_tenant(tx, item.event.tenant_id)
             if tenant is None:
                 continue
-            ids = {"tenant_id": tenant.id, "deployment_id": item.event.deployment_id}
-            event: Event
-            if isinstance(item.event, DeploymentFailed):
-                event = TenantDeploymentFailed(**ids, reason=item.event.reason)
-            else:
-                event = TenantActivated(**ids)
-            changed = tenant.deployment_ended(
-                item.event.deployment_id, succeeded=isinstance(item.event, DeploymentSucceeded)
+            reason = item.event.reason if isinstance(item.event, DeploymentFailed) else None
+            changed = tenant.deployment_ended(item.event.deployment_id, succeeded=reason is None)
+            told = await transition(tx, service, tenant, changed, reason=reason, cause=item.envelope)
+            # The next one can be ordered.
+            await tx.execute(
+                "update deployment_order set ended_at = $3 where tenant_id = $1 and deployment_id = $2",
+                tenant.id,
+                item.event.deployment_id,
+                service.clock.now(),
             )
-            if changed is tenant:
-                continue
-            await save_tenant(tx, changed)
-            told = [Outgoing(event, changed.version, item.envelope)]
             await publish(tx, told, source=service.source, clock=service.clock)
 
     return Subscription(
@@ -112,5 +110,6 @@ def subscription(service: Service) -> Subscription:
             AdministratorRemovalRequested: administrators_removed,
             DeploymentSucceeded: ended,
             DeploymentFailed: ended,
+            **transitions.handlers(service),
         },
     )

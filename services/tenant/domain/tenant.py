@@ -1,6 +1,7 @@
 """A tenant: an ISP on the platform, and the states of its life."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from uuid import UUID
@@ -15,7 +16,37 @@ class Status(StrEnum):
     REGISTERED = "registered"
     DEPLOYING = "deploying"
     ACTIVE = "active"
+    SUSPENDED = "suspended"
+    MAINTENANCE = "maintenance"
     FAILED = "failed"
+
+
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.REGISTERED: frozenset({Status.DEPLOYING}),
+    Status.DEPLOYING: frozenset({Status.ACTIVE, Status.FAILED}),
+    Status.ACTIVE: frozenset({Status.SUSPENDED, Status.MAINTENANCE}),
+    Status.SUSPENDED: frozenset({Status.ACTIVE}),
+    Status.MAINTENANCE: frozenset({Status.ACTIVE}),
+    Status.FAILED: frozenset({Status.DEPLOYING}),
+}
+"""From which status a tenant can go to which."""
+
+
+class Operation(StrEnum):
+    """What a deployment does with a tenant."""
+
+    DEPLOY = "deploy"
+    SUSPEND = "suspend"
+    MAINTAIN = "maintain"
+    RESUME = "resume"
+
+
+_BEGINS_IN: Mapping[Operation, frozenset[Status]] = {
+    Operation.DEPLOY: frozenset({Status.REGISTERED, Status.FAILED}),
+    Operation.SUSPEND: frozenset({Status.ACTIVE}),
+    Operation.MAINTAIN: frozenset({Status.ACTIVE}),
+    Operation.RESUME: frozenset({Status.SUSPENDED, Status.MAINTENANCE}),
+}
 
 
 class Refused(Exception):
@@ -53,17 +84,26 @@ class Tenant:
     version: int
     deployment_id: UUID | None = None
 
-    def request_deployment(self, deployment_id: UUID) -> "Tenant":
-        """Start a deployment; one at a time, and none for a tenant that is active."""
-        if self.status not in (Status.REGISTERED, Status.FAILED):
-            raise Refused(f"the tenant is {self.status}: only a registered or failed one can be deployed")
-        return self._changed(status=Status.DEPLOYING, deployment_id=deployment_id)
+    def order(self, operation: Operation, deployment_id: UUID) -> "Tenant":
+        """Begin an operation where its status allows it; that changes the status of one that is deployed only."""
+        if self.status not in _BEGINS_IN[operation]:
+            those = " or ".join(sorted(_BEGINS_IN[operation]))
+            raise Refused(f"the tenant is {self.status}: to {operation} it, it has to be {those}")
+        return self.go(Status.DEPLOYING, deployment_id) if operation is Operation.DEPLOY else self
+
+    def go(self, status: Status, deployment_id: UUID | None) -> "Tenant":
+        """Go to a status, for a deployment; where it is there already, nothing changes."""
+        if status is self.status:
+            return self
+        if status not in TRANSITIONS[self.status]:
+            raise Refused(f"the tenant is {self.status}, and can't become {status}")
+        return self._changed(status=status, deployment_id=deployment_id)
 
     def deployment_ended(self, deployment_id: UUID, *, succeeded: bool) -> "Tenant":
         """Take note of an end; that of a deployment that is not the current one changes nothing."""
         if self.status != Status.DEPLOYING or self.deployment_id != deployment_id:
             return self
-        return self._changed(status=Status.ACTIVE if succeeded else Status.FAILED)
+        return self.go(Status.ACTIVE if succeeded else Status.FAILED, deployment_id)
 
     def update(self, profile: Profile) -> "Tenant":
         """Change the profile; slug and currency are what others have built on."""

@@ -8,6 +8,7 @@ from uuid import UUID
 from chassis.ids import new_id
 from chassis.persistence.database import Transaction
 from chassis.security.scopes import scopes_of
+from chassis.security.standing import require_open
 from chassis.security.tokens import TokenIssuer
 from chassis.service import Service
 from services.tenant.digests import digest, new_token
@@ -68,7 +69,11 @@ async def open_session(tx: Transaction, service: Service, issuer: TokenIssuer, u
 async def grant(
     tx: Transaction, service: Service, issuer: TokenIssuer, user: Any, session_id: UUID, expires_at: datetime
 ) -> Granted:
-    """Issue an access token and the next refresh token in a session, whose user is locked."""
+    """Issue an access token and the next refresh token in a session, whose user is locked.
+
+    TenantClosed if the tenant is: then nothing of it has happened, and the session goes on when the tenant does.
+    """
+    require_open(await tx.fetchval("select status from tenant where tenant_id = $1", user["tenant_id"]))
     refresh_token = new_token()
     # The moment is the database's, and taken with the user locked: a revocation comes either before it or after.
     moment: datetime = await tx.fetchval(

@@ -1,4 +1,4 @@
-"""Ask for a tenant's deployment."""
+"""Order an operation on a tenant: a deployment that provisioning does."""
 
 from uuid import UUID
 
@@ -7,18 +7,44 @@ from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
-from dotmac_contracts.tenant import DeploymentRequested, TenantDeploying
-from services.tenant.tables import lock_tenant, save_tenant
+from dotmac_contracts.tenant import DeploymentRequested
+from services.tenant.domain.tenant import Operation, Refused
+from services.tenant.tables import lock_tenant
+from services.tenant.use_cases.transition import transition
 
 
-async def request_deployment(tx: Transaction, service: Service, tenant_id: UUID) -> UUID:
-    """Return the id of the deployment that was asked for."""
+async def request_deployment(
+    tx: Transaction,
+    service: Service,
+    tenant_id: UUID,
+    requested_by: str,
+    operation: Operation = Operation.DEPLOY,
+    reason: str | None = None,
+    grace_seconds: int = 0,
+) -> UUID:
+    """Return the id of the deployment that was ordered; Refused if the tenant's state forbids it."""
     tenant = await lock_tenant(tx, tenant_id)
     if tenant is None:
         raise NotFound("tenant", tenant_id)
     deployment_id = new_id()
-    deploying = tenant.request_deployment(deployment_id)
-    await save_tenant(tx, deploying)
+    ordered = tenant.order(operation, deployment_id)
+    under_way = await tx.fetchrow(
+        "select deployment_id, operation from deployment_order where tenant_id = $1 and ended_at is null", tenant_id
+    )
+    if under_way is not None:
+        raise Refused(f"the deployment {under_way['deployment_id']} ({under_way['operation']}) is under way")
+    told = await transition(tx, service, tenant, ordered, reason=reason, requested_by=requested_by)
+    await tx.execute(
+        "insert into deployment_order (tenant_id, deployment_id, operation, reason, grace_seconds, requested_by,"
+        " version, requested_at) values ($1, $2, $3, $4, $5, $6, 1, $7)",
+        tenant_id,
+        deployment_id,
+        operation,
+        reason,
+        grace_seconds,
+        requested_by,
+        service.clock.now(),
+    )
     profile = tenant.profile
     event = DeploymentRequested(
         deployment_id=deployment_id,
@@ -30,8 +56,9 @@ async def request_deployment(tx: Transaction, service: Service, tenant_id: UUID)
         country=profile.country,
         time_zone=profile.time_zone,
         administrator_email=profile.contact_email,
+        operation=operation,
+        reason=reason,
+        grace_seconds=grace_seconds,
     )
-    told = TenantDeploying(tenant_id=tenant_id, deployment_id=deployment_id)
-    outgoing = [Outgoing(told, deploying.version), Outgoing(event, 1)]
-    await publish(tx, outgoing, source=service.source, clock=service.clock)
+    await publish(tx, [*told, Outgoing(event, 1)], source=service.source, clock=service.clock)
     return deployment_id

@@ -1,34 +1,38 @@
 """Whatever order answers come in, late, twice or never: a deployment ends, and what it began is undone."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.strategies import sampled_from
 
-from services.provisioning.domain.saga import POOLED, Command, Saga
+from services.provisioning.domain.saga import RECIPES, Command, Saga, Unknown
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PARTIES = ("self", "customer", "billing", "tenant")
-NAMES = tuple(recipe.name for recipe in POOLED)
-UNDO_OF = {recipe.name: recipe.undo for recipe in POOLED}
-DO_OF = {recipe.name: recipe.do for recipe in POOLED}
+OPERATIONS = RECIPES["pooled"]
+GRACE = timedelta(seconds=90)
+NAMES = sorted({recipe.name for recipes in OPERATIONS.values() for recipe in recipes})
 ENDS = (Command.TELL_SUCCESS, Command.TELL_FAILURE)
+UNDOES = {recipe.undo for recipes in OPERATIONS.values() for recipe in recipes}
 
 
 class Deployment(RuleBasedStateMachine):
     """Every party may say anything at any time."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    @initialize(operation=sampled_from(sorted(OPERATIONS)), grace=sampled_from((timedelta(), GRACE)))
+    def begin(self, operation: str, grace: timedelta) -> None:
         self.now = NOW
         self.asked: list[Command] = []
-        self.take(Saga.begin("pooled", NOW))
+        self.take(Saga.begin("pooled", operation, NOW, grace))
+        self.plan = self.saga.recipes
 
     def take(self, saga: Saga) -> None:
         self.asked += saga.commands
         # As it is stored and loaded again: without its commands.
-        self.saga = Saga(saga.target, saga.steps, saga.status, saga.failed_step, saga.reason)
+        self.saga = replace(saga, commands=())
 
     @rule(name=sampled_from(NAMES), who=sampled_from(PARTIES))
     def done(self, name: str, who: str) -> None:
@@ -70,10 +74,11 @@ class Deployment(RuleBasedStateMachine):
 
     @invariant()
     def steps_begin_in_order_and_what_was_begun_is_undone_in_reverse(self) -> None:
-        begun = [name for name in NAMES if DO_OF[name] in self.asked]
-        assert begun == list(NAMES[: len(begun)])
-        undone = [command for command in self.asked if command in UNDO_OF.values()]
-        to_undo = [UNDO_OF[name] for name in reversed(begun) if UNDO_OF[name]]
+        done = [command for command in self.asked if command not in (*UNDOES, *ENDS, Command.START)]
+        begun = self.plan[: len(done)]
+        assert done == [recipe.do for recipe in begun]
+        undone = [command for command in self.asked if command in UNDOES]
+        to_undo = [recipe.undo for recipe in reversed(begun) if recipe.undo]
         assert undone == to_undo[: len(undone)]
         if self.saga.status == "failed":
             assert undone == to_undo
@@ -90,6 +95,7 @@ class Deployment(RuleBasedStateMachine):
         """However it stands, time alone brings it to an end."""
         for _ in range(2 * len(NAMES)):
             self.time_passes(121)
+            self.time_passes(61)
         assert self.saga.status in ("succeeded", "failed")
 
 
@@ -98,7 +104,7 @@ TestDeployment.settings = settings(max_examples=300, stateful_step_count=25, dea
 
 
 def test_what_can_not_be_undone_in_time_is_said_to_be_stuck() -> None:
-    saga = Saga.begin("pooled", NOW).done("allocate", "self", NOW)
+    saga = Saga.begin("pooled", "deploy", NOW).done("allocate", "self", NOW)
     saga = saga.timed_out(NOW + timedelta(minutes=2))
     assert (saga.status, saga.failed_step) == ("compensating", "prepare_workspaces")
     assert saga.reason == "prepare_workspaces gave up after 120 s: no answer from billing, customer"
@@ -111,7 +117,7 @@ def test_what_can_not_be_undone_in_time_is_said_to_be_stuck() -> None:
 
 
 def test_the_last_answer_ends_a_deployment_well() -> None:
-    saga = Saga.begin("pooled", NOW)
+    saga = Saga.begin("pooled", "deploy", NOW)
     for name, who in (
         ("allocate", "self"),
         ("prepare_workspaces", "billing"),
@@ -123,3 +129,20 @@ def test_the_last_answer_ends_a_deployment_well() -> None:
         saga = saga.done(name, who, NOW)
     assert saga.status == "succeeded"
     assert all(step.status == "succeeded" for step in saga.steps)
+
+
+def test_grace_is_waited_for_and_left_out_where_there_is_none() -> None:
+    at_once = Saga.begin("pooled", "suspend", NOW)
+    assert [step.name for step in at_once.steps] == ["close_access", "verify_closed"]
+    saga = Saga.begin("pooled", "suspend", NOW, GRACE)
+    assert [step.name for step in saga.steps] == ["grace", "close_access", "verify_closed"]
+    assert saga.current is not None
+    assert saga.current.until == NOW + GRACE
+    assert saga.timed_out(NOW + GRACE) is saga
+    assert saga.done("grace", "self", NOW + GRACE).commands[-1:] == (Command.REQUEST_TRANSITION,)
+
+
+def test_what_nobody_knows_is_not_begun() -> None:
+    for target, operation in (("pooled", "explode"), ("nowhere", "deploy")):
+        with pytest.raises(Unknown):
+            Saga.begin(target, operation, NOW)

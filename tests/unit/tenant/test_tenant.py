@@ -1,0 +1,69 @@
+"""Whatever is asked of a tenant, it goes only where its status leads, and each change counts one version."""
+
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis.strategies import booleans, lists, one_of, sampled_from, tuples
+
+from services.tenant.domain.tenant import TRANSITIONS, Operation, Profile, Refused, Status, Tenant
+
+PROFILE = Profile("Acme", "acme", "a@acme.example", "standard", "USD", "US", "America/New_York")
+BEGINS = {
+    Operation.DEPLOY: {"registered", "failed"},
+    Operation.SUSPEND: {"active"},
+    Operation.MAINTAIN: {"active"},
+    Operation.RESUME: {"suspended", "maintenance"},
+}
+
+
+def tenant(status: Status, deployment_id: UUID | None = None) -> Tenant:
+    return Tenant(uuid4(), PROFILE, status, 1, deployment_id)
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("operation", Operation)
+def test_an_operation_begins_where_it_is_allowed_and_nowhere_else(operation: Operation, status: Status) -> None:
+    before, deployment = tenant(status), uuid4()
+    if status not in BEGINS[operation]:
+        with pytest.raises(Refused, match=f"is {status}"):
+            before.order(operation, deployment)
+        return
+    after = before.order(operation, deployment)
+    if operation is Operation.DEPLOY:
+        assert (after.status, after.version, after.deployment_id) == (Status.DEPLOYING, 2, deployment)
+    else:  # its status changes when the deployment gets there
+        assert after is before
+
+
+@given(
+    lists(
+        one_of(
+            tuples(sampled_from(("go",)), one_of(sampled_from(Status), sampled_from(Operation))),
+            tuples(sampled_from(("ended",)), booleans()),
+        )
+    )
+)
+def test_every_change_is_a_transition_that_is_allowed_and_a_version(asked: list[tuple[str, object]]) -> None:
+    now = tenant(Status.REGISTERED)
+    for what, argument in asked:
+        before, deployment = now, uuid4()
+        try:
+            if what == "ended":
+                assert isinstance(argument, bool)
+                now = now.deployment_ended(now.deployment_id or deployment, succeeded=argument)
+            elif isinstance(argument, Operation):
+                now = now.order(argument, deployment)
+            else:
+                assert isinstance(argument, Status)
+                now = now.go(argument, deployment)
+        except Refused:
+            assert now is before
+        if now is not before:
+            assert now.status in TRANSITIONS[before.status]
+            assert now.version == before.version + 1
+
+
+def test_the_end_of_another_deployment_changes_nothing() -> None:
+    deploying = tenant(Status.DEPLOYING, uuid4())
+    assert deploying.deployment_ended(uuid4(), succeeded=True) is deploying
