@@ -237,3 +237,16 @@ async def test_what_a_tenants_status_forbids_is_refused(platform: Api, tenant: T
     for body in ({"operation": "explode"}, {"grace_seconds": -1}, {"grace_seconds": True}, {"reason": ""}, {"x": 1}):
         (await platform.send("POST", path, body)).problem(422)
     (await tenant.api.send("POST", path, {"operation": "suspend"})).problem(403, "missing-scope")
+
+
+async def test_a_session_of_a_closed_tenant_is_not_refreshed_and_goes_on_when_it_is_open_again(
+    stack: Stack, public: Api, platform: Api, isp: Tenant
+) -> None:
+    form = {"username": isp.administrator, "password": PASSWORD, "tenant": isp.slug}
+    session = (await public.send("POST", f"{V1}/auth/token", form=form)).expect(200)
+    refresh = {"grant_type": "refresh_token", "refresh_token": session["refresh_token"]}
+    await done(platform, stack, isp.id, operation="suspend")
+    for _ in range(2):
+        (await public.send("POST", f"{V1}/auth/token", form=refresh)).problem(403, "tenant-suspended")
+    await done(platform, stack, isp.id, operation="resume")
+    (await public.send("POST", f"{V1}/auth/token", form=refresh)).expect(200)

@@ -60,9 +60,7 @@ class OperationOrder(Strict):
 
     operation: Operation = Operation.DEPLOY
     reason: Text | None = Field(default=None, description="Why; the tenant is told.")
-    grace_seconds: Annotated[
-        Whole, Field(ge=0, le=366 * 24 * 3600, description="How long to wait before it takes effect.")
-    ] = 0
+    grace_seconds: Whole = Field(0, ge=0, le=366 * 24 * 3600, description="How long to wait before it takes effect.")
 
 
 class TransitionView(BaseModel):
