@@ -1,5 +1,6 @@
 """The outbox: a use case inserts its events in its own transaction (laws 1 and 2)."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,9 @@ insert into outbox (event_id, topic, key, tenant_id, headers, value)
 select * from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::json[], $6::bytea[])
 """
 
+_TURN = 100
+"""Events that are encoded at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -34,22 +38,21 @@ class Prepared:
 
     events: Sequence[Event]
     columns: tuple[Sequence[object], ...]
+    creation: Creation
 
 
-def prepare(tx: Transaction, outgoing: Sequence[Outgoing], *, source: str, clock: Clock) -> Prepared:
+async def prepare(outgoing: Sequence[Outgoing], *, source: str, clock: Clock) -> Prepared:
     """Encode events, which is a bulk's larger part of publishing and needs no database."""
-    creation, now = Creation(tx), clock.now()
-    envelopes = [_envelope(item, source, creation, now) for item in outgoing]
-    events = [item.event for item in outgoing]
-    columns = (
-        [envelope.id for envelope in envelopes],
-        [event.TOPIC.name for event in events],
-        [envelope.partitionkey for envelope in envelopes],
-        [envelope.tenantid for envelope in envelopes],
-        [headers_of(envelope) for envelope in envelopes],
-        [event.model_dump_json().encode() for event in events],
-    )
-    return Prepared(events, columns)
+    creation, now = Creation(), clock.now()
+    rows: list[tuple[object, ...]] = []
+    for item in outgoing:
+        if rows and len(rows) % _TURN == 0:
+            await asyncio.sleep(0)  # whoever shares the process has its turn
+        event, envelope = item.event, _envelope(item, source, creation, now)
+        value = event.model_dump_json().encode()
+        key, tenant = envelope.partitionkey, envelope.tenantid
+        rows.append((envelope.id, event.TOPIC.name, key, tenant, headers_of(envelope), value))
+    return Prepared([item.event for item in outgoing], tuple(zip(*rows, strict=True)), creation)
 
 
 async def publish_prepared(tx: Transaction, prepared: Prepared) -> None:
@@ -58,12 +61,13 @@ async def publish_prepared(tx: Transaction, prepared: Prepared) -> None:
         return
     await tx.execute(_INSERT, *prepared.columns)
     tx.wrote_outbox = True
+    tx.after_commit(prepared.creation.end)
     tx.after_commit(lambda: metrics.count_published(prepared.events))
 
 
 async def publish(tx: Transaction, outgoing: Sequence[Outgoing], *, source: str, clock: Clock) -> None:
     """Prepare and insert events, with their aggregates locked."""
-    await publish_prepared(tx, prepare(tx, outgoing, source=source, clock=clock))
+    await publish_prepared(tx, await prepare(outgoing, source=source, clock=clock))
 
 
 def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime) -> Envelope:

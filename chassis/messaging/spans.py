@@ -32,9 +32,9 @@ for the logs, and leave no spans."""
 class Creation:
     """Says for each event of a publication where in which trace it stands."""
 
-    def __init__(self, tx: Transaction) -> None:
-        self._tx = tx
+    def __init__(self) -> None:
         self._here = traces.here()
+        self._spans: list[Span] = []
         self._of_one: Counter[str] = Counter()
 
     def traceparent(self, event: Event, event_id: UUID, cause: Envelope | None) -> str | None:
@@ -50,8 +50,13 @@ class Creation:
         span = traces.start(f"create {topic}", SpanKind.PRODUCER, parent, attributes)
         if span is None:
             return None
-        self._tx.after_commit(span.end)
+        self._spans.append(span)
         return span.traceparent
+
+    def end(self) -> None:
+        """End the spans of the events, which are committed now; those of events that never are leave none."""
+        for span in self._spans:
+            span.end()
 
 
 def sent(headers: Mapping[str, str], topic: str, partition: int, offset: int, started_ns: int) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -64,42 +64,53 @@ from issued, (values ('receivable', 1), ('revenue', -1)) as side (account, sign)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ahead:
-    """What a run's next chunk bills, read while the one before it was saved."""
+class _Chunk:
+    """A chunk of a run's invoices: decided, encoded, and not saved yet."""
 
-    run_id: UUID
-    last_number: int
-    """The tenant's last invoice number then. Another one means that somebody else has issued invoices since."""
-    rows: Sequence[Any]
+    run: Any
+    """The row of the run."""
+    after_number: int
+    """The tenant's last invoice number before them. It fits no more once somebody else has issued invoices."""
+    last_account: UUID
+    issued_at: datetime
+    due_on: date
+    invoices: Sequence[tuple[UUID, UUID, UUID, str, int, str]]
+    """Id, account, customer, number, total in minor units, currency."""
+    lines: Sequence[tuple[UUID, int, UUID, str, int]]
+    """Invoice, line, subscription, description, amount in minor units."""
+    events: Prepared
 
 
 class BillingRuns:
-    """Does the billing runs, a chunk a step."""
+    """Does the billing runs, a chunk a step; while the database saves one, the next is decided."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._ahead: _Ahead | None = None
+        self._ahead: _Chunk | None = None
 
     async def step(self) -> bool:
         """Do the next chunk of the oldest run; False if there is none."""
         ahead, self._ahead = self._ahead, None  # whatever fails, nothing is billed from what was read before it
+        job = ahead.run if ahead else await self._oldest()
+        if job is None:
+            return False
+        attributes = {traces.TENANT: str(job["tenant_id"]), "dotmac.billing_run.id": str(job["run_id"])}
+        with traces.span("bill a chunk", attributes, parent=job["traceparent"]):
+            self._ahead = await _next_chunk(self._service, job["tenant_id"], job["run_id"], ahead)
+        return True
+
+    async def _oldest(self) -> Any:
         async with self._service.consumer_db.unscoped() as tx:
-            job = await tx.fetchrow(
+            return await tx.fetchrow(
                 "select tenant_id, run_id, traceparent from billing_run where finished_at is null"
                 " order by created_at limit 1"
             )
-        if job is None:
-            return False
-        tenant_id, run_id = job["tenant_id"], job["run_id"]
-        attributes = {traces.TENANT: str(tenant_id), "dotmac.billing_run.id": str(run_id)}
-        with traces.span("bill a chunk", attributes, parent=job["traceparent"]):
-            self._ahead = await _next_chunk(self._service, tenant_id, run_id, ahead)
-        return True
 
 
-async def _next_chunk(service: Service, tenant_id: UUID, run_id: UUID, ahead: _Ahead | None) -> _Ahead | None:
-    """Bill a chunk, and read what the one after it bills; None if there is nothing more to do."""
-    async with service.consumer_db.for_tenants([tenant_id]) as tx:
+async def _next_chunk(service: Service, tenant_id: UUID, run_id: UUID, ahead: _Chunk | None) -> _Chunk | None:
+    """Bill a chunk, and return the one after it; None if there is nothing more to do."""
+    deciding: asyncio.Task[_Chunk | None] | None = None
+    async with asyncio.TaskGroup() as together, service.consumer_db.for_tenants([tenant_id]) as tx:
         # Each lock in a statement of its own, so that what follows sees what its last holder committed.
         run = await tx.fetchrow(
             "select * from billing_run where tenant_id = $1 and run_id = $2 for update", tenant_id, run_id
@@ -107,42 +118,42 @@ async def _next_chunk(service: Service, tenant_id: UUID, run_id: UUID, ahead: _A
         if run is None or run["finished_at"] is not None:
             return None
         last = await tx.fetchval("select last_invoice_number from workspace where tenant_id = $1 for update", tenant_id)
-        period = Period(run["period_start"], run["period_end"])
-        if ahead and (ahead.run_id, ahead.last_number) == (run_id, last):
-            rows = ahead.rows
+        chunk: _Chunk | None
+        if ahead and ahead.after_number == last:
+            chunk = ahead
         else:
-            rows = await _due(tx, tenant_id, period, run["after_account"] or _NONE)
-        if not rows:
+            chunk = await _decided(tx, service, run, last, run["after_account"] or _NONE)
+        if chunk is None:
             await tx.execute(
                 "update billing_run set status = 'completed', finished_at = now() where tenant_id = $1 and run_id = $2",
                 tenant_id,
                 run_id,
             )
             return None
-        async with asyncio.TaskGroup() as together:
-            reading = together.create_task(_read_ahead(service, tenant_id, period, rows[-1]["account_id"]))
-            issuing = together.create_task(_issue(tx, service, tenant_id, run_id, period, last, rows))
-    return _Ahead(run_id, issuing.result(), reading.result())
+        deciding = together.create_task(_decided_ahead(service, chunk))
+        await _save(tx, chunk)
+    return deciding.result()
 
 
-async def _due(tx: Transaction, tenant_id: UUID, period: Period, after_account: UUID) -> Sequence[Any]:
-    return await tx.fetch(_DUE, tenant_id, after_account, period.start, period.end, CHUNK)
+async def _decided_ahead(service: Service, before: _Chunk) -> _Chunk | None:
+    last = before.after_number + len(before.invoices)
+    async with service.consumer_db.for_tenants([before.run["tenant_id"]]) as tx:
+        return await _decided(tx, service, before.run, last, before.last_account)
 
 
-async def _read_ahead(service: Service, tenant_id: UUID, period: Period, after_account: UUID) -> Sequence[Any]:
-    async with service.consumer_db.for_tenants([tenant_id]) as tx:
-        return await _due(tx, tenant_id, period, after_account)
-
-
-async def _issue(
-    tx: Transaction, service: Service, tenant_id: UUID, run_id: UUID, period: Period, last: int, rows: Sequence[Any]
-) -> int:
-    """Issue a chunk's invoices, numbered on from `last`; return the last number."""
+async def _decided(
+    tx: Transaction, service: Service, run: Any, after_number: int, after_account: UUID
+) -> _Chunk | None:
+    """Read what a run has to bill after an account, and decide its invoices, numbered on; None if that is nothing."""
+    tenant_id, period = run["tenant_id"], Period(run["period_start"], run["period_end"])
+    rows = await tx.fetch(_DUE, tenant_id, after_account, period.start, period.end, CHUNK)
+    if not rows:
+        return None
     now = service.clock.now()
     due_on = now.date() + _DAYS_TO_PAY
     invoices: list[tuple[UUID, UUID, UUID, str, int, str]] = []
     lines: list[tuple[UUID, int, UUID, str, int]] = []
-    for number, (account_id, group) in enumerate(groupby(rows, key=lambda row: row["account_id"]), last + 1):
+    for number, (account_id, group) in enumerate(groupby(rows, key=lambda row: row["account_id"]), after_number + 1):
         subscriptions = list(group)
         invoice_id, currency = new_id(), subscriptions[0]["currency"]
         total = Money.zero(currency)
@@ -153,42 +164,46 @@ async def _issue(
             lines.append((invoice_id, index, row["subscription_id"], row["name"], amount.amount_minor))
         customer_id = subscriptions[0]["customer_id"]
         invoices.append((invoice_id, account_id, customer_id, invoice_number(number), total.amount_minor, currency))
+    await asyncio.sleep(0)  # whoever shares the process has its turn
+    issued = [
+        InvoiceIssued(
+            invoice_id=invoice_id,
+            tenant_id=tenant_id,
+            account_id=account_id,
+            customer_id=customer_id,
+            number=number,
+            period_start=period.start,
+            period_end=period.end,
+            issued_at=now,
+            due_on=due_on,
+            total=MoneyData(amount_minor=total_minor, currency=currency),
+        )
+        for invoice_id, account_id, customer_id, number, total_minor, currency in invoices
+    ]
+    events = await prepare([Outgoing(event, 1) for event in issued], source=service.source, clock=service.clock)
+    last_account = rows[-1]["account_id"]
+    return _Chunk(run, after_number, last_account, now, due_on, invoices, lines, events)
 
-    async def encoded() -> Prepared:
-        events = [
-            InvoiceIssued(
-                invoice_id=invoice_id,
-                tenant_id=tenant_id,
-                account_id=account_id,
-                customer_id=customer_id,
-                number=number,
-                period_start=period.start,
-                period_end=period.end,
-                issued_at=now,
-                due_on=due_on,
-                total=MoneyData(amount_minor=total_minor, currency=currency),
-            )
-            for invoice_id, account_id, customer_id, number, total_minor, currency in invoices
-        ]
-        return prepare(tx, [Outgoing(event, 1) for event in events], source=service.source, clock=service.clock)
 
-    saved = zip(*invoices, strict=True), zip(*lines, strict=True)
+async def _save(tx: Transaction, chunk: _Chunk) -> None:
+    """Save a chunk's invoices and their events, with the run and the tenant's counter locked."""
+    run, count = chunk.run, len(chunk.invoices)
+    tenant_id = run["tenant_id"]
+    saved = zip(*chunk.invoices, strict=True), zip(*chunk.lines, strict=True)
     columns = [list(column) for table in saved for column in table]
-    async with asyncio.TaskGroup() as together:  # the database saves invoices while their events are encoded
-        together.create_task(tx.execute(_SAVE, tenant_id, period.start, period.end, now, due_on, *columns))
-        encoding = together.create_task(encoded())
-    await publish_prepared(tx, encoding.result())
-    for currency in {row[5] for row in invoices}:
-        amounts = [row[4] for row in invoices if row[5] == currency]
+    period = run["period_start"], run["period_end"]
+    await tx.execute(_SAVE, tenant_id, *period, chunk.issued_at, chunk.due_on, *columns)
+    await publish_prepared(tx, chunk.events)
+    for currency in {row[5] for row in chunk.invoices}:
+        amounts = [row[4] for row in chunk.invoices if row[5] == currency]
         metrics.issued(tx, len(amounts), sum(amounts), currency)
     await tx.execute(
         "with numbered as (update workspace set last_invoice_number = last_invoice_number + $4 where tenant_id = $1)"
         " update billing_run set status = 'running', after_account = $3, processed = processed + $4,"
         " invoices = invoices + $4, total_minor = total_minor + $5 where tenant_id = $1 and run_id = $2",
         tenant_id,
-        run_id,
-        rows[-1]["account_id"],
-        len(invoices),
-        sum(row[4] for row in invoices),
+        run["run_id"],
+        chunk.last_account,
+        count,
+        sum(row[4] for row in chunk.invoices),
     )
-    return last + len(invoices)
