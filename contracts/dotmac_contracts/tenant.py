@@ -150,8 +150,61 @@ class PasswordResetRequested(_User, topic=topics.TENANT_USER):
 class PasswordResetCreated(_User, topic=topics.TENANT_USER):
     """An administrator made a reset, and was given the token to pass on."""
 
-    created_by: UUID = Field(description="The administrator.")
+    created_by: str = Field(description="The administrator: the subject of the access token.")
     expires_at: AwareDatetime = Field(description="Until when it can be used, in UTC.")
+
+
+class UserInvited(_User, topic=topics.TENANT_USER):
+    """A user without a password was invited to choose one, for the first time or anew."""
+
+    email: str = Field(description="The user's address.", examples=["ada@acme.example"])
+    roles: list[str] = Field(description="What the user may do.", examples=[["support"]])
+    expires_at: AwareDatetime = Field(description="Until when the invitation can be accepted, in UTC.")
+    invited_by: str = Field(description="By whom: the subject of the access token.")
+
+
+class InvitationAccepted(_User, topic=topics.TENANT_USER):
+    """A user accepted an invitation, and can sign in."""
+
+
+class UserUpdated(_User, topic=topics.TENANT_USER):
+    """What a user may do changed; all fields are the present ones."""
+
+    roles: list[str] = Field(description="What the user may do.", examples=[["manager"]])
+    disabled: bool = Field(description="Whether the user can't sign in.")
+    changed_by: str = Field(description="By whom: the subject of the access token, or `settings`.")
+
+
+class UserDeleted(_User, topic=topics.TENANT_USER):
+    """A user is gone, and all that was issued to the user has ended."""
+
+    deleted_by: str = Field(description="By whom: the subject of the access token.")
+
+
+class _Role(Event):
+    role_id: UUID = Field(description="The role.")
+    tenant_id: UUID = Field(description="The tenant that defines it.")
+    name: str = Field(description="Its name, by which users have it.", examples=["night_shift"])
+
+
+class _RoleAsItIs(_Role):
+    description: str | None = Field(default=None, description="What it is for.", examples=["On call at night"])
+    scopes: list[str] = Field(description="What it allows.", examples=[["customers:read"]])
+    changed_by: str = Field(description="By whom: the subject of the access token.")
+
+
+class RoleCreated(_RoleAsItIs, topic=topics.TENANT_ROLE):
+    """A tenant defined a role."""
+
+
+class RoleUpdated(_RoleAsItIs, topic=topics.TENANT_ROLE):
+    """A role changed; all fields are the present ones."""
+
+
+class RoleDeleted(_Role, topic=topics.TENANT_ROLE):
+    """A role that nobody had is gone."""
+
+    deleted_by: str = Field(description="By whom: the subject of the access token.")
 
 
 class _Administrator(Event):

@@ -44,6 +44,7 @@ TENANT_DEPLOYMENT = Topic(
     "tenant.deployment.v1", "tenant", "deployment_id", "Deployments that the management platform asks for."
 )
 TENANT_USER = Topic("tenant.user.v1", "tenant", "user_id", "Users of tenants.")
+TENANT_ROLE = Topic("tenant.role.v1", "tenant", "role_id", "Roles that tenants define themselves.")
 TENANT_SESSION = Topic(
     "tenant.session.v1",
     "tenant",
@@ -90,6 +91,7 @@ ALL: tuple[Topic, ...] = (
     TENANT_SNAPSHOT,
     TENANT_DEPLOYMENT,
     TENANT_USER,
+    TENANT_ROLE,
     TENANT_SESSION,
     PROVISIONING_DEPLOYMENT,
     CUSTOMER,

@@ -12,6 +12,11 @@ TENANT_COLUMNS = (
     "tenant_id, name, slug, contact_email, plan, currency, country, time_zone, status, deployment_id, version,"
     " created_at, updated_at"
 )
+USER_COLUMNS = (
+    "tenant_id, user_id, email, roles, version, reset_requested_at, created_at, case when disabled_at is not null"
+    " then 'disabled' when password_hash is null then 'invited' else 'active' end as status"
+)
+"""What is shown of a user."""
 
 
 def tenant_of(row: Any) -> Tenant:

@@ -46,7 +46,9 @@ async def test_a_token_reaches_nothing_of_another_tenant(
     user = (await theirs.send("GET", f"{V1}/users")).expect(200)["items"][0]["id"]
     await sign_in(public, tenant.administrator, PASSWORD, tenant.slug)
     session = (await theirs.send("GET", f"{V1}/sessions")).expect(200)["items"][0]["id"]
-    ids |= {"session": session}
+    data = {"name": "theirs", "scopes": ["customers:read"]}
+    role = (await theirs.send("POST", f"{V1}/roles", data)).expect(201)["id"]
+    ids |= {"session": session, "role": role}
     ids |= {"deployment": tenant.deployment["id"], "tenant": tenant.id, "user": user, "letter": "1"}
     tried = 0
     for method, template in sorted(theirs.operations):
@@ -59,7 +61,7 @@ async def test_a_token_reaches_nothing_of_another_tenant(
             # A tenant has no scope for tenants or dead letters; of all else it can't tell whether the thing exists.
             answer.problem(403 if name in ("tenant", "letter") else 404)
             tried += 1
-    assert tried >= 13
+    assert tried >= 20
     bodies = [
         ("/subscriptions", {"customer_id": customer["id"], "plan_code": "FIBER"}, 422),
         ("/payments", {"account_id": account, "amount": {"amount_minor": 1, "currency": "USD"}, "method": "x"}, 404),
@@ -78,6 +80,7 @@ async def test_a_token_reaches_nothing_of_another_tenant(
     ):
         assert (await mine.send("GET", V1 + path, params=params)).expect(200)["items"] == []
     (await theirs.send("DELETE", f"{V1}/webhook-endpoints/{endpoint['id']}")).expect(204)
+    (await theirs.send("DELETE", f"{V1}/roles/{role}")).expect(204)
     assert (await theirs.send("GET", f"{V1}/customers/{customer['id']}")).expect(200) == customer
     assert (await theirs.send("GET", f"{V1}/subscriptions/{subscription['id']}")).expect(200) == subscription
 

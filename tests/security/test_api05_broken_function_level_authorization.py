@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from chassis.ids import PLATFORM_TENANT
-from chassis.security.scopes import ROLE_SCOPES
+from chassis.security.scopes import PLATFORM_ROLES, TENANT_ROLES
 from chassis.security.tokens import TokenIssuer
 from deploy.stack.stack import SERVICES, Stack
 from gateway.routes import service_for
@@ -32,7 +32,8 @@ ANY_TOKEN = {
     ("GET", f"{V1}/sessions"),
     ("DELETE", f"{V1}/sessions/{{session_id}}"),
 }
-EVERY_SCOPE = frozenset[str]().union(*ROLE_SCOPES.values())
+EVERY_SCOPE = frozenset[str]().union(*PLATFORM_ROLES.values(), *TENANT_ROLES.values())
+OF_BOTH = tuple(f"{V1}/{name}" for name in ("users", "invitations", "roles", "built-in-roles"))
 
 
 async def guarded(public: Api) -> list[tuple[str, str]]:
@@ -93,7 +94,7 @@ async def test_a_role_reaches_its_own_operations_only(public: Api, tenant: Tenan
     for method, template in await guarded(public):
         of_the_platform = template.startswith((f"{V1}/tenants", f"{V1}/deploy")) or "-dead-letters" in template
         readable = template.startswith(f"{V1}/deployments")
-        of_both = template.startswith(f"{V1}/users")
+        of_both = template.startswith(OF_BOTH)
         for api, may in ((tenant.api, readable or not of_the_platform), (platform, of_both or of_the_platform)):
             answer = await attempt(api, method, template)
             assert (answer.status == 403) is not may, f"{method} {template}: {answer.status}"

@@ -18,7 +18,7 @@ from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from chassis.security.tokens import TokenIssuer
 from services.tenant.use_cases.change_password import PasswordChange
-from services.tenant.use_cases.invite_administrator import accept_invitation
+from services.tenant.use_cases.invite import accept_invitation
 from services.tenant.use_cases.open_session import Granted, Origin
 from services.tenant.use_cases.refresh_session import refresh_session
 from services.tenant.use_cases.reset_password import accept_reset, request_reset

@@ -4,9 +4,9 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
-from chassis.http.fields import Country, Currency, Email, Text, TimeZone, Whole
+from chassis.http.fields import PLAIN, Country, Currency, Email, Text, TimeZone, Whole
 from chassis.http.models import RowView, Strict
 from services.tenant.domain.tenant import Operation
 
@@ -90,6 +90,80 @@ class InvitationView(BaseModel):
     expires_at: datetime
 
 
+RoleName = Annotated[str, Field(min_length=3, max_length=40, pattern="^[a-z][a-z0-9_]{2,39}$", examples=["support"])]
+RoleNames = Annotated[list[RoleName], Field(min_length=1, max_length=20)]
+Scope = Annotated[
+    str, Field(min_length=6, max_length=60, pattern="^[a-z-]+:(read|write)$", examples=["customers:read"])
+]
+Scopes = Annotated[list[Scope], Field(max_length=100)]
+Description = Annotated[str, Field(max_length=500, pattern=PLAIN)]
+
+
+class UserInvitation(Strict):
+    """Whom to invite; nobody gives roles that allow more than he may do himself."""
+
+    email: Email
+    roles: RoleNames
+
+
+class UserInvitationView(BaseModel):
+    """The invitation of a user; its token is shown this once."""
+
+    user_id: UUID
+    token: str
+    email: str
+    expires_at: datetime
+
+
+class UserChange(Strict):
+    """The fields to change."""
+
+    roles: RoleNames | None = None
+    disabled: StrictBool | None = None
+
+
+class RoleData(Strict):
+    """A role: a name for a set of scopes, at most those of a tenant's administrator."""
+
+    name: RoleName
+    description: Description | None = None
+    scopes: Scopes
+
+
+class RoleChange(Strict):
+    """The fields to change; null clears the description. The name stays: users have the role by it."""
+
+    description: Description | None = None
+    scopes: Scopes = Field(default_factory=list)
+
+
+class RoleView(RowView):
+    """A role that the tenant defines itself."""
+
+    KEY = "role_id"
+
+    id: UUID
+    name: str
+    description: str | None
+    scopes: list[str]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class BuiltInRole(BaseModel):
+    """A role that every tenant has."""
+
+    name: str
+    scopes: list[str]
+
+
+class BuiltInRoles(BaseModel):
+    """The roles that every tenant has, or that the platform has."""
+
+    items: list[BuiltInRole]
+
+
 class UserView(RowView):
     """One who can sign in, once an invitation is accepted."""
 
@@ -99,6 +173,8 @@ class UserView(RowView):
     tenant_id: UUID
     email: str
     roles: list[str]
+    status: str = Field(description="invited (and has no password yet), active, or disabled")
+    version: int
     reset_requested_at: datetime | None = Field(description="When the user last asked for a reset.")
     created_at: datetime
 

@@ -28,7 +28,7 @@ from services.tenant.api.models import (
 )
 from services.tenant.domain.tenant import Profile, Refused
 from services.tenant.tables import TENANT_COLUMNS
-from services.tenant.use_cases.invite_administrator import invite_administrator
+from services.tenant.use_cases.invite import invite_administrator
 from services.tenant.use_cases.register_tenant import register_tenant
 from services.tenant.use_cases.request_deployment import request_deployment
 from services.tenant.use_cases.update_tenant import update_tenant
@@ -172,7 +172,7 @@ async def invite(request: Request, service: CurrentService, who: Writer, tenant_
     """Invite the tenant's first administrator; a new invitation ends the ones before."""
 
     async def create(tx: Transaction) -> Response:
-        invitation = await invite_administrator(tx, service, tenant_id)
+        invitation = await invite_administrator(tx, service, who, tenant_id)
         view = InvitationView(token=invitation.token, email=invitation.email, expires_at=invitation.expires_at)
         return json(view, 201, {"Cache-Control": "no-store"})
 

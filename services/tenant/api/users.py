@@ -1,4 +1,4 @@
-"""Users, and the end of their sessions."""
+"""Users: their roles, invitations, and the end of what they were issued."""
 
 from typing import Annotated
 from uuid import UUID
@@ -9,11 +9,23 @@ from starlette.responses import Response
 from chassis.http.dependencies import CurrentService, require
 from chassis.http.idempotency import idempotent
 from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
+from chassis.http.preconditions import etag
+from chassis.http.problem import NotFound
 from chassis.http.responses import json
 from chassis.ids import PLATFORM_TENANT
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
-from services.tenant.api.models import ResetView, RevocationView, UserView
+from services.tenant.api.models import (
+    ResetView,
+    RevocationView,
+    UserChange,
+    UserInvitation,
+    UserInvitationView,
+    UserView,
+)
+from services.tenant.tables import USER_COLUMNS
+from services.tenant.use_cases.change_user import change_user, delete_user
+from services.tenant.use_cases.invite import invite_user
 from services.tenant.use_cases.reset_password import create_reset
 from services.tenant.use_cases.revoke_tokens import revoke_tokens
 
@@ -34,7 +46,7 @@ async def list_users(
     after = decode_cursor(cursor, UUID)
     async with service.db.for_tenant(who.tenant_id) as tx:
         rows = await tx.fetch(
-            "select tenant_id, user_id, email, roles, reset_requested_at, created_at from app_user"
+            f"select {USER_COLUMNS} from app_user"
             " where ($1::uuid is null or user_id > $1) and ($2::uuid is null or tenant_id = $2)"
             " and ($3::uuid = $4::uuid or tenant_id = $3) order by user_id limit $5",
             after[0] if after else None,
@@ -45,6 +57,60 @@ async def list_users(
         )
     page, next_cursor = paginate(rows, limit, lambda row: [row["user_id"]])
     return json(Page[UserView](items=[UserView.of(row) for row in page], next_cursor=next_cursor))
+
+
+@router.get("/users/{user_id}", response_model=UserView)
+async def get_user(service: CurrentService, who: Reader, user_id: UUID) -> Response:
+    """Read a user of the caller's tenant; the platform's administrators one of any."""
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        row = await tx.fetchrow(
+            f"select {USER_COLUMNS} from app_user where user_id = $1 and ($2::uuid = $3::uuid or tenant_id = $2)",
+            user_id,
+            who.tenant_id,
+            PLATFORM_TENANT,
+        )
+    if row is None:
+        raise NotFound("user", user_id)
+    return json(UserView.of(row), headers={"ETag": etag(row["version"])})
+
+
+@router.patch("/users/{user_id}", response_model=UserView)
+async def update_user(
+    request: Request, service: CurrentService, who: Writer, user_id: UUID, body: UserChange
+) -> Response:
+    """Give a user of the caller's own tenant other roles, disable or enable one; send the ETag as If-Match.
+
+    The last administrator stays one.
+    """
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        row = await change_user(tx, service, request, who, user_id, body.roles, body.disabled)
+    return json(UserView.of(row), headers={"ETag": etag(row["version"])})
+
+
+@router.delete("/users/{user_id}", status_code=204, response_class=Response)
+async def remove_user(service: CurrentService, who: Writer, user_id: UUID) -> Response:
+    """Delete a user of the caller's own tenant, unless it is the last administrator."""
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        await delete_user(tx, service, who, user_id)
+    return Response(status_code=204)
+
+
+@router.post("/invitations", status_code=201, response_model=UserInvitationView)
+async def invite_new_user(request: Request, service: CurrentService, who: Writer, body: UserInvitation) -> Response:
+    """Invite a user to the caller's tenant. Inviting one again who has not accepted ends the invitation before."""
+
+    async def create(tx: Transaction) -> Response:
+        invitation = await invite_user(tx, service, who, body.email, body.roles)
+        view = UserInvitationView(
+            user_id=invitation.user_id,
+            token=invitation.token,
+            email=invitation.email,
+            expires_at=invitation.expires_at,
+        )
+        headers = {"Location": f"/api/v1/users/{view.user_id}", "Cache-Control": "no-store"}
+        return json(view, 201, headers)
+
+    return await idempotent(request, service, who, create)
 
 
 @router.post("/users/{user_id}/revocations", status_code=201, response_model=RevocationView)

@@ -1,16 +1,16 @@
 """Create the platform's first administrator."""
 
 import asyncio
+from typing import Any
 
 from chassis.ids import PLATFORM_TENANT, new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
+from chassis.security.scopes import PLATFORM_ADMINISTRATOR
 from chassis.service import Service
-from dotmac_contracts.tenant import UserCreated
+from dotmac_contracts.tenant import UserCreated, UserUpdated
 from services.tenant.passwords import hash_password, verify_password
 from services.tenant.use_cases.change_password import set_password
-
-_ROLE = "platform_admin"
 
 
 async def bootstrap(service: Service) -> None:
@@ -40,6 +40,10 @@ async def bootstrap(service: Service) -> None:
             )
             event = UserCreated(**{name: user[name] for name in ("tenant_id", "user_id", "email", "roles")})
             await publish(tx, [Outgoing(event, 1)], source=service.source, clock=service.clock)
+        if not await tx.fetchval(
+            "select 1 from app_user where tenant_id = $1 and $2 = any(roles)", PLATFORM_TENANT, PLATFORM_ADMINISTRATOR
+        ):
+            await _promote(tx, service, user)
         given = user["given"]
         if not await asyncio.to_thread(verify_password, given, password):
             given = await asyncio.to_thread(hash_password, password)
@@ -61,9 +65,29 @@ async def _create(tx: Transaction, service: Service, email: str, password_hash: 
         new_id(),
         email,
         password_hash,
-        [_ROLE],
+        [PLATFORM_ADMINISTRATOR],
     )
     if user_id is None:  # another instance has just done so
         return
-    event = UserCreated(user_id=user_id, tenant_id=PLATFORM_TENANT, email=email, roles=[_ROLE])
+    event = UserCreated(user_id=user_id, tenant_id=PLATFORM_TENANT, email=email, roles=[PLATFORM_ADMINISTRATOR])
     await publish(tx, [Outgoing(event, 1)], source=service.source, clock=service.clock)
+
+
+async def _promote(tx: Transaction, service: Service, user: Any) -> None:
+    """Make it the one who administers the rest, where there is nobody: versions before had no such role."""
+    row = await tx.fetchrow(
+        "update app_user set roles = array_append(roles, $3), version = version + 1"
+        " where tenant_id = $1 and user_id = $2 returning roles, version, disabled_at",
+        user["tenant_id"],
+        user["user_id"],
+        PLATFORM_ADMINISTRATOR,
+    )
+    assert row is not None
+    event = UserUpdated(
+        user_id=user["user_id"],
+        tenant_id=user["tenant_id"],
+        roles=row["roles"],
+        disabled=row["disabled_at"] is not None,
+        changed_by="settings",
+    )
+    await publish(tx, [Outgoing(event, row["version"])], source=service.source, clock=service.clock)

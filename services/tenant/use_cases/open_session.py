@@ -7,11 +7,11 @@ from uuid import UUID
 
 from chassis.ids import new_id
 from chassis.persistence.database import Transaction
-from chassis.security.scopes import scopes_of
 from chassis.security.standing import require_open
 from chassis.security.tokens import TokenIssuer
 from chassis.service import Service
 from services.tenant.digests import digest, new_token
+from services.tenant.use_cases.authorize import scopes_in
 
 LIFETIME = timedelta(minutes=15)
 """Of an access token."""
@@ -83,7 +83,7 @@ async def grant(
         session_id,
     )
     roles = tuple(user["roles"])
-    scopes = scopes_of(roles)
+    scopes = await scopes_in(tx, user["tenant_id"], roles)
     left = expires_at - service.clock.now()
     lifetime = min(LIFETIME, left)
     token = issuer.issue(

@@ -35,7 +35,7 @@ async def _refresh(
         return None
     user = await lock_user(tx, session["tenant_id"], session["user_id"])
     session = await _session(tx, token_hash)  # as it is now that nobody else changes it
-    if user is None or session is None:
+    if user is None or user["disabled_at"] is not None or session is None:
         return None
     ids, now = (session["tenant_id"], session["session_id"]), service.clock.now()
     if session["token_used_at"] is not None:

@@ -14,12 +14,12 @@ from chassis.ids import PLATFORM_TENANT
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
-from chassis.security.scopes import scopes_of
 from chassis.service import Service
 from dotmac_contracts.tenant import PasswordResetCreated, PasswordResetRequested
 from services.tenant.digests import digest, new_token
 from services.tenant.passwords import hash_password
 from services.tenant.tables import find_user, lock_user
+from services.tenant.use_cases.authorize import not_more_than_own, scopes_in
 from services.tenant.use_cases.change_password import set_password
 from services.tenant.use_cases.limit_attempts import forget_attempts
 from services.tenant.use_cases.revoke_tokens import end_all
@@ -40,7 +40,7 @@ async def request_reset(service: Service, username: str, slug: str | None) -> No
     now = service.clock.now()
     async with service.db.for_tenant(PLATFORM_TENANT) as tx:
         user = await find_user(tx, username, slug)
-        if user is None or user["password_hash"] is None:
+        if user is None or user["password_hash"] is None or user["disabled_at"] is not None:
             return
         version = await tx.fetchval(
             "update app_user set reset_requested_at = $3, version = version + 1 where tenant_id = $1"
@@ -70,8 +70,8 @@ async def create_reset(tx: Transaction, service: Service, who: Principal, user_i
     user = await lock_user(tx, tenant_id, user_id) if tenant_id else None
     if user is None:
         raise NotFound("user", user_id)
-    if tenant_id == who.tenant_id and not scopes_of(tuple(user["roles"])) <= who.scopes:
-        raise Problem(403, "more-than-own-scopes", "This user may do more than you.")
+    if tenant_id == who.tenant_id:
+        not_more_than_own(who, await scopes_in(tx, tenant_id, user["roles"]))
     if user["password_hash"] is None:
         raise Conflict("not-accepted", "The user has not accepted an invitation, and has no password yet.")
     token, expires_at = new_token(), service.clock.now() + _LIFETIME
@@ -87,7 +87,7 @@ async def create_reset(tx: Transaction, service: Service, who: Principal, user_i
         "update app_user set version = version + 1 where tenant_id = $1 and user_id = $2 returning version",
         *ids.values(),
     )
-    event = PasswordResetCreated(**ids, created_by=UUID(who.subject), expires_at=expires_at)
+    event = PasswordResetCreated(**ids, created_by=who.subject, expires_at=expires_at)
     await publish(tx, [Outgoing(event, version)], source=service.source, clock=service.clock)
     return Reset(token, user["email"], expires_at)
 

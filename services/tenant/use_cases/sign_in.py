@@ -26,7 +26,8 @@ async def sign_in(
     renewed = await asyncio.to_thread(hash_password, password) if is_outdated(known) else None
     async with service.db.for_tenant(PLATFORM_TENANT) as tx:
         user = await lock_user(tx, found["tenant_id"], found["user_id"])
-        if user is None or user["password_hash"] != known:  # another was chosen meanwhile
+        # Another password was chosen meanwhile; or one who is disabled, of whom nothing more is said.
+        if user is None or user["password_hash"] != known or user["disabled_at"] is not None:
             raise _wrong()
         if renewed:
             await tx.execute(
