@@ -7,7 +7,7 @@ import pytest
 
 from chassis.ids import PLATFORM_TENANT
 from chassis.security.principals import Principal
-from chassis.security.scopes import ROLE_SCOPES
+from chassis.security.scopes import PLATFORM_ROLES, TENANT_ROLES
 from chassis.security.standing import CLOSED, ENTER, Standings, TenantClosed, require_open
 from dotmac_contracts.envelope import Envelope
 from dotmac_contracts.tenant import TenantResumed, TenantSnapshot
@@ -86,4 +86,4 @@ def test_a_version_says_when_to_look_again_and_is_still_while_nothing_changes() 
 
 
 def test_no_role_enters_a_closed_tenant() -> None:
-    assert all(ENTER not in scopes for scopes in ROLE_SCOPES.values())
+    assert all(ENTER not in scopes for scopes in (*PLATFORM_ROLES.values(), *TENANT_ROLES.values()))
