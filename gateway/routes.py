@@ -12,6 +12,8 @@ _PREFIXES = {
     "/api/v1/sessions": "tenant",
     "/api/v1/invitations": "tenant",
     "/api/v1/roles": "tenant",
+    "/api/v1/api-keys": "tenant",
+    "/api/v1/service-accounts": "tenant",
     "/api/v1/built-in-roles": "tenant",
     "/api/v1/deploy": "tenant",
     "/api/v1/deployments": "provisioning",

@@ -13,7 +13,7 @@ def _scopes(*names: str) -> frozenset[str]:
     )
 
 
-_PLATFORM_ADMIN = _scopes("tenants", "deployments", "dead-letters", "users", "roles:read")
+_PLATFORM_ADMIN = _scopes("tenants", "deployments", "dead-letters", "users", "roles:read", "credentials")
 PLATFORM_ADMINISTRATOR = "super_admin"
 """The role of those of whom the platform always has one."""
 PLATFORM_ROLES: Roles = {
@@ -26,7 +26,9 @@ PLATFORM_ROLES: Roles = {
 
 TENANT_ADMINISTRATOR = "tenant_admin"
 """The role of those of whom a tenant always has one."""
-_TENANT_ADMIN = _scopes("customers", "billing", "deployments:read", "events:read", "webhooks", "users", "roles")
+_TENANT_ADMIN = _scopes(
+    "customers", "billing", "deployments:read", "events:read", "webhooks", "users", "roles", "credentials"
+)
 TENANT_ROLES: Roles = {
     TENANT_ADMINISTRATOR: _TENANT_ADMIN,
     "manager": _scopes(

@@ -207,6 +207,57 @@ class RoleDeleted(_Role, topic=topics.TENANT_ROLE):
     deleted_by: str = Field(description="By whom: the subject of the access token.")
 
 
+class _ApiKey(Event):
+    api_key_id: UUID = Field(description="The API key.")
+    tenant_id: UUID = Field(description="Its user's tenant.")
+    user_id: UUID = Field(description="Whose it is.")
+
+
+class ApiKeyCreated(_ApiKey, topic=topics.TENANT_API_KEY):
+    """A user made an API key."""
+
+    name: str = Field(description="What it is for.", examples=["nightly export"])
+    prefix: str = Field(description="How it begins, by which it is known.", examples=["dmk_5f3a9c01"])
+    scopes: list[str] = Field(description="What it allows at most.", examples=[["customers:read"]])
+    expires_at: AwareDatetime = Field(description="Until when it is good, in UTC.")
+
+
+class ApiKeyRevoked(_ApiKey, topic=topics.TENANT_API_KEY):
+    """An API key is good no longer, nor are the access tokens that were issued for it."""
+
+    revoked_by: str = Field(description="By whom: the subject of the access token.")
+
+
+class _ServiceAccount(Event):
+    service_account_id: UUID = Field(description="The service account.")
+    tenant_id: UUID = Field(description="Its tenant.")
+    changed_by: str = Field(description="By whom: the subject of the access token.")
+
+
+class ServiceAccountCreated(_ServiceAccount, topic=topics.TENANT_SERVICE_ACCOUNT):
+    """An account for a program was made, with a first secret."""
+
+    name: str = Field(description="Its name.", examples=["billing export"])
+    description: str | None = Field(default=None, description="What it is for.", examples=["Runs at night"])
+    scopes: list[str] = Field(description="What it may do.", examples=[["customers:read"]])
+
+
+class ServiceAccountCredentialAdded(_ServiceAccount, topic=topics.TENANT_SERVICE_ACCOUNT):
+    """A service account has another secret."""
+
+    credential_id: UUID = Field(description="The secret, by its id.")
+
+
+class ServiceAccountCredentialRemoved(_ServiceAccount, topic=topics.TENANT_SERVICE_ACCOUNT):
+    """A secret of a service account is good no longer, nor are the access tokens that were issued for it."""
+
+    credential_id: UUID = Field(description="The secret, by its id.")
+
+
+class ServiceAccountDeleted(_ServiceAccount, topic=topics.TENANT_SERVICE_ACCOUNT):
+    """A service account is gone, and all that it was issued has ended."""
+
+
 class _Administrator(Event):
     user_id: UUID = Field(description="The user.")
     tenant_id: UUID = Field(description="The tenant.")

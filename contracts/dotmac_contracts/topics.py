@@ -44,6 +44,10 @@ TENANT_DEPLOYMENT = Topic(
     "tenant.deployment.v1", "tenant", "deployment_id", "Deployments that the management platform asks for."
 )
 TENANT_USER = Topic("tenant.user.v1", "tenant", "user_id", "Users of tenants.")
+TENANT_API_KEY = Topic("tenant.api-key.v1", "tenant", "api_key_id", "API keys of users.")
+TENANT_SERVICE_ACCOUNT = Topic(
+    "tenant.service-account.v1", "tenant", "service_account_id", "Accounts that programs work as."
+)
 TENANT_ROLE = Topic("tenant.role.v1", "tenant", "role_id", "Roles that tenants define themselves.")
 TENANT_SESSION = Topic(
     "tenant.session.v1",
@@ -92,6 +96,8 @@ ALL: tuple[Topic, ...] = (
     TENANT_DEPLOYMENT,
     TENANT_USER,
     TENANT_ROLE,
+    TENANT_API_KEY,
+    TENANT_SERVICE_ACCOUNT,
     TENANT_SESSION,
     PROVISIONING_DEPLOYMENT,
     CUSTOMER,

@@ -44,11 +44,14 @@ async def test_a_token_reaches_nothing_of_another_tenant(
 
     ids |= {"endpoint": endpoint["id"], "delivery": await eventually(queued)}
     user = (await theirs.send("GET", f"{V1}/users")).expect(200)["items"][0]["id"]
-    await sign_in(public, tenant.administrator, PASSWORD, tenant.slug)
+    own = await sign_in(public, tenant.administrator, PASSWORD, tenant.slug)
     session = (await theirs.send("GET", f"{V1}/sessions")).expect(200)["items"][0]["id"]
     data = {"name": "theirs", "scopes": ["customers:read"]}
     role = (await theirs.send("POST", f"{V1}/roles", data)).expect(201)["id"]
-    ids |= {"session": session, "role": role}
+    service = (await theirs.send("POST", f"{V1}/service-accounts", data)).expect(201)
+    key = (await public.as_(own).send("POST", f"{V1}/api-keys", data)).expect(201)["id"]
+    ids |= {"session": session, "role": role, "api_key": key}
+    ids |= {"service_account": service["id"], "credential": service["credential_id"]}
     ids |= {"deployment": tenant.deployment["id"], "tenant": tenant.id, "user": user, "letter": "1"}
     tried = 0
     for method, template in sorted(theirs.operations):
@@ -61,7 +64,7 @@ async def test_a_token_reaches_nothing_of_another_tenant(
             # A tenant has no scope for tenants or dead letters; of all else it can't tell whether the thing exists.
             answer.problem(403 if name in ("tenant", "letter") else 404)
             tried += 1
-    assert tried >= 20
+    assert tried >= 28
     bodies = [
         ("/subscriptions", {"customer_id": customer["id"], "plan_code": "FIBER"}, 422),
         ("/payments", {"account_id": account, "amount": {"amount_minor": 1, "currency": "USD"}, "method": "x"}, 404),
@@ -77,6 +80,7 @@ async def test_a_token_reaches_nothing_of_another_tenant(
         ("/deployments", {"tenant_id": tenant.id}),
         ("/users", {"tenant_id": tenant.id}),
         ("/sessions", {"user_id": user}),
+        ("/api-keys", {"user_id": user}),
     ):
         assert (await mine.send("GET", V1 + path, params=params)).expect(200)["items"] == []
     (await theirs.send("DELETE", f"{V1}/webhook-endpoints/{endpoint['id']}")).expect(204)

@@ -25,10 +25,12 @@ ASSIGNED = {
     "__proto__": {"admin": True},
     "$where": "1",
 }
-# A webhook's secret is its receiver's, and is told when it is made.
+# A webhook's secret is its receiver's, a service account's its program's, and each is told when it is made.
 TOLD_ONCE = {
     (f"{V1}/webhook-endpoints", "post"),
     (f"{V1}/webhook-endpoints/{{endpoint_id}}/rotate-secret", "post"),
+    (f"{V1}/service-accounts", "post"),
+    (f"{V1}/service-accounts/{{service_account_id}}/credentials", "post"),
 }
 NEVER_SHOWN = ("password", "hash", "secret", "private", "token_hash", "email_lc", "name_lc", "request_hash", "internal")
 

@@ -33,7 +33,9 @@ ANY_TOKEN = {
     ("DELETE", f"{V1}/sessions/{{session_id}}"),
 }
 EVERY_SCOPE = frozenset[str]().union(*PLATFORM_ROLES.values(), *TENANT_ROLES.values())
-OF_BOTH = tuple(f"{V1}/{name}" for name in ("users", "invitations", "roles", "built-in-roles"))
+OF_BOTH = tuple(
+    f"{V1}/{name}" for name in ("users", "invitations", "roles", "built-in-roles", "api-keys", "service-accounts")
+)
 
 
 async def guarded(public: Api) -> list[tuple[str, str]]:

@@ -1,6 +1,8 @@
 """Sign-in, log-out, passwords, invitations, and the keys that tokens are verified with."""
 
+import base64
 from typing import Annotated, Literal
+from urllib.parse import unquote_plus
 
 from fastapi import APIRouter, Depends, Form, Request
 from pydantic import BaseModel, Field
@@ -9,7 +11,7 @@ from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService, require
 from chassis.http.document import problems
-from chassis.http.fields import Text
+from chassis.http.fields import PLAIN, Text
 from chassis.http.idempotency import idempotent
 from chassis.http.models import Strict
 from chassis.http.problem import Unprocessable
@@ -24,6 +26,7 @@ from services.tenant.use_cases.refresh_session import refresh_session
 from services.tenant.use_cases.reset_password import accept_reset, request_reset
 from services.tenant.use_cases.revoke_tokens import log_out
 from services.tenant.use_cases.sign_in import sign_in
+from services.tenant.use_cases.sign_in_program import exchange_api_key, sign_in_service_account
 
 router = APIRouter(prefix="/api/v1/auth", tags=["Authentication"])
 keys = APIRouter(tags=["Authentication"])
@@ -80,13 +83,28 @@ def _answer(granted: Granted) -> Response:
 async def create_token(
     request: Request,
     service: CurrentService,
-    grant_type: Annotated[Literal["password", "refresh_token"], Form()] = "password",
+    grant_type: Annotated[
+        Literal[
+            "password",
+            "refresh_token",
+            "client_credentials",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        ],
+        Form(),
+    ] = "password",
     username: Annotated[Text | None, Form()] = None,
     password: Annotated[str | None, Form(min_length=1, max_length=200)] = None,
     tenant: Annotated[Text | None, Form(description="The tenant's slug; none for the platform.")] = None,
     refresh_token: Annotated[str | None, Form(min_length=1, max_length=200)] = None,
+    client_id: Annotated[str | None, Form(max_length=200, description="A service account, or by HTTP Basic.")] = None,
+    client_secret: Annotated[str | None, Form(max_length=200)] = None,
+    subject_token: Annotated[str | None, Form(max_length=200, description="An API key.")] = None,
+    subject_token_type: Annotated[Literal["urn:dotmac:params:oauth:token-type:api-key"] | None, Form()] = None,
+    scope: Annotated[
+        str | None, Form(max_length=2000, pattern=PLAIN, description="For a program: fewer than all, with spaces.")
+    ] = None,
 ) -> Response:
-    """Sign in with a name and a password, which opens a session, or go on with a session.
+    """Sign in with a name and a password, which opens a session, or go on with a session; or sign a program in.
 
     A refresh token is good once. One that comes a second time ends its session, for it was copied.
     """
@@ -100,6 +118,29 @@ async def create_token(
             if refresh_token is None:
                 raise Unprocessable("incomplete-grant", "Send refresh_token.")
             return _answer(await refresh_session(service, issuer, refresh_token, _origin(request)))
+        case "client_credentials":
+            client = _client(request.headers.get("authorization"), client_id, client_secret)
+            return _answer(await sign_in_service_account(service, issuer, *client, scope))
+        case "urn:ietf:params:oauth:grant-type:token-exchange":
+            if subject_token is None or subject_token_type is None:
+                raise Unprocessable("incomplete-grant", "Send subject_token and subject_token_type.")
+            return _answer(await exchange_api_key(service, issuer, subject_token, scope))
+
+
+def _client(authorization: str | None, client_id: str | None, client_secret: str | None) -> tuple[str, str]:
+    """Return a client's id and secret by HTTP Basic, or else from the form (RFC 6749, 2.3.1)."""
+    scheme, _, encoded = (authorization or "").partition(" ")
+    if scheme.lower() == "basic":
+        if client_secret is not None:
+            raise Unprocessable("incomplete-grant", "Send the client's secret one way, not two.")
+        try:
+            name, _, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+        except ValueError:
+            raise Unprocessable("incomplete-grant", "HTTP Basic has the client's id and secret in base64.") from None
+        return unquote_plus(name), unquote_plus(secret)
+    if client_id is None or client_secret is None:
+        raise Unprocessable("incomplete-grant", "Send client_id and client_secret, or both by HTTP Basic.")
+    return client_id, client_secret
 
 
 @router.post("/logout", status_code=204)

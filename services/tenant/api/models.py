@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, StrictBool
 
-from chassis.http.fields import PLAIN, Country, Currency, Email, Text, TimeZone, Whole
+from chassis.http.fields import PLAIN, Country, Currency, Email, ShortText, Text, TimeZone, Whole
 from chassis.http.models import RowView, Strict
 from services.tenant.domain.tenant import Operation
 
@@ -208,3 +208,88 @@ class SessionView(RowView):
     idle_until: datetime = Field(description="When it ends unless it is refreshed.")
     expires_at: datetime = Field(description="When it ends in any case.")
     current: bool = Field(description="Whether the access token that asks was issued in it.")
+
+
+class ApiKeyData(Strict):
+    """An API key to make."""
+
+    name: ShortText
+    scopes: Scopes
+    expires_in_days: Annotated[Whole, Field(ge=1, le=366)] = 90
+
+
+class ApiKeyView(RowView):
+    """An API key, without what is told of it only once."""
+
+    KEY = "api_key_id"
+
+    id: UUID
+    user_id: UUID
+    name: str
+    prefix: str = Field(description="How the key begins.")
+    scopes: list[str] = Field(description="What it allows, as far as its user may do it.")
+    created_at: datetime
+    expires_at: datetime
+    last_used_at: datetime | None
+
+
+class ApiKeyWithKey(ApiKeyView):
+    """An API key with the key itself, which is told this once."""
+
+    key: str
+
+
+class ServiceAccountData(Strict):
+    """A service account to make."""
+
+    name: ShortText
+    description: Description | None = None
+    scopes: Scopes
+
+
+class ServiceAccountView(RowView):
+    """An account that a program works as; its id is the client's id."""
+
+    KEY = "service_account_id"
+
+    id: UUID
+    name: str
+    description: str | None
+    scopes: list[str]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class CredentialData(Strict):
+    """A secret to make; without an end it is good until it is removed."""
+
+    expires_in_days: Annotated[Whole, Field(ge=1, le=3660)] | None = None
+
+
+class CredentialView(RowView):
+    """A secret of a service account, without what is told of it only once."""
+
+    KEY = "credential_id"
+
+    id: UUID
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+
+
+class CredentialWithSecret(BaseModel):
+    """A secret, which is told this once."""
+
+    credential_id: UUID
+    secret: str
+
+
+class ServiceAccountDetail(ServiceAccountView):
+    """A service account, and what is known of its secrets."""
+
+    credentials: list[CredentialView]
+
+
+class ServiceAccountWithSecret(ServiceAccountView, CredentialWithSecret):
+    """A service account with its first secret, which is told this once."""

@@ -15,6 +15,7 @@ from chassis.service import Service
 from dotmac_contracts.tenant import UserDeleted, UserUpdated
 from services.tenant.tables import USER_COLUMNS
 from services.tenant.use_cases.authorize import administrator_role, may_give, not_more_than_own, scopes_in
+from services.tenant.use_cases.change_api_key import revoke_keys_of
 from services.tenant.use_cases.revoke_tokens import end_all, revoke_access
 
 
@@ -70,6 +71,7 @@ async def delete_user(tx: Transaction, service: Service, who: Principal, user_id
     _keep_an_administrator(user, others)
     ids = {"tenant_id": user["tenant_id"], "user_id": user["user_id"]}
     await end_all(tx, service, user)
+    await revoke_keys_of(tx, service, user, who.subject)
     await tx.execute("delete from app_user where tenant_id = $1 and user_id = $2", *ids.values())
     event = UserDeleted(**ids, deleted_by=who.subject)
     await publish(tx, [Outgoing(event, user["version"] + 1)], source=service.source, clock=service.clock)

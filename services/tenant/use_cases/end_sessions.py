@@ -1,5 +1,6 @@
 """End a user's sessions: one, all, or all but one. Their access tokens end with them."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -31,17 +32,25 @@ async def end_sessions(
         only,
         but,
     )
-    if not ended:
-        return 0
-    ids = {"tenant_id": user["tenant_id"], "user_id": user["user_id"]}
-    last = await tx.fetchval(_COUNT, *ids.values(), len(ended))
+    session_ids = [row["session_id"] for row in ended]
+    await tell_of_ended(tx, service, user["tenant_id"], user["user_id"], session_ids, reason)
+    return len(ended)
+
+
+async def tell_of_ended(
+    tx: Transaction, service: Service, tenant_id: UUID, subject: UUID, session_ids: Sequence[UUID], reason: str
+) -> None:
+    """End the access tokens of sessions, or of what stands in a session's place: an API key, a secret."""
+    if not session_ids:
+        return
+    ids = {"tenant_id": tenant_id, "user_id": subject}
+    last = await tx.fetchval(_COUNT, *ids.values(), len(session_ids))
     expires_at = service.clock.now() + LIFETIME
     told = [
-        Outgoing(SessionEnded(**ids, session_id=row["session_id"], expires_at=expires_at, reason=reason), version)
-        for version, row in enumerate(ended, last - len(ended) + 1)
+        Outgoing(SessionEnded(**ids, session_id=session_id, expires_at=expires_at, reason=reason), version)
+        for version, session_id in enumerate(session_ids, last - len(session_ids) + 1)
     ]
     await publish(tx, told, source=service.source, clock=service.clock)
-    return len(ended)
 
 
 async def end_session(tx: Transaction, service: Service, who: Principal, session_id: UUID) -> None:

@@ -31,7 +31,7 @@ async def log_out(tx: Transaction, service: Service, who: Principal) -> None:
     except ValueError:
         raise Problem(403, "not-a-user", "This token was not issued to a user, who could log out.") from None
     user = await lock_user(tx, who.tenant_id, user_id)
-    if user and who.session_id:
+    if user and who.session_id and not await _is_of_a_key(tx, who):
         await end_sessions(tx, service, user, "signed-out", only=UUID(who.session_id))
         return
     new = await tx.fetchval(
@@ -50,6 +50,12 @@ async def log_out(tx: Transaction, service: Service, who: Principal) -> None:
     await tx.execute(
         "delete from revoked_token where tenant_id = $1 and user_id = $2 and expires_at < now()", who.tenant_id, user_id
     )
+
+
+async def _is_of_a_key(tx: Transaction, who: Principal) -> bool:
+    """Whether an API key stands in the session's place: that one goes on."""
+    find = "select true from api_key where tenant_id = $1 and api_key_id::text = $2"
+    return bool(await tx.fetchval(find, who.tenant_id, who.session_id))
 
 
 async def revoke_tokens(tx: Transaction, service: Service, who: Principal, user_id: UUID) -> datetime:
