@@ -154,6 +154,22 @@ class PasswordResetCreated(_User, topic=topics.TENANT_USER):
     expires_at: AwareDatetime = Field(description="Until when it can be used, in UTC.")
 
 
+class SecondFactorEnabled(_User, topic=topics.TENANT_USER):
+    """A user's sign-in asks for a code beside the password from now on."""
+
+
+class SecondFactorDisabled(_User, topic=topics.TENANT_USER):
+    """A user's sign-in asks for no code any more."""
+
+    disabled_by: str = Field(description="By whom, the user or an administrator: the subject of the access token.")
+
+
+class RecoveryCodeUsed(_User, topic=topics.TENANT_USER):
+    """A user gave a recovery code in place of one of the authenticator app."""
+
+    left: int = Field(description="How many are left.", examples=[9])
+
+
 class UserInvited(_User, topic=topics.TENANT_USER):
     """A user without a password was invited to choose one, for the first time or anew."""
 

@@ -1,14 +1,23 @@
 """The tenant service, wired."""
 
 from chassis.service import Microservice
-from services.tenant.api import auth, credentials, roles, sessions, tenants, users
+from services.tenant.api import auth, credentials, roles, second_factor, sessions, tenants, users
 from services.tenant.consumers import deployments, snapshots
 from services.tenant.use_cases.bootstrap import bootstrap
 
 MICROSERVICE = Microservice(
     name="tenant",
     title="Tenants",
-    routers=[auth.router, auth.keys, tenants.router, users.router, sessions.router, roles.router, credentials.router],
+    routers=[
+        auth.router,
+        auth.keys,
+        second_factor.router,
+        tenants.router,
+        users.router,
+        sessions.router,
+        roles.router,
+        credentials.router,
+    ],
     subscriptions=lambda service: [deployments.subscription(service), snapshots.subscription(service)],
     prepare=bootstrap,
 )

@@ -65,3 +65,13 @@ async def lock_user(tx: Transaction, tenant_id: UUID, user_id: UUID) -> Any:
     return await tx.fetchrow(
         "select * from app_user where tenant_id = $1 and user_id = $2 for update", tenant_id, user_id
     )
+
+
+async def next_version(tx: Transaction, user: Any) -> int:
+    """Count a change of a user who is locked: each is told by one event."""
+    version: int = await tx.fetchval(
+        "update app_user set version = version + 1 where tenant_id = $1 and user_id = $2 returning version",
+        user["tenant_id"],
+        user["user_id"],
+    )
+    return version

@@ -30,6 +30,7 @@ TOLD_ONCE = {
     (f"{V1}/webhook-endpoints", "post"),
     (f"{V1}/webhook-endpoints/{{endpoint_id}}/rotate-secret", "post"),
     (f"{V1}/service-accounts", "post"),
+    (f"{V1}/auth/second-factor", "post"),
     (f"{V1}/service-accounts/{{service_account_id}}/credentials", "post"),
 }
 NEVER_SHOWN = ("password", "hash", "secret", "private", "token_hash", "email_lc", "name_lc", "request_hash", "internal")

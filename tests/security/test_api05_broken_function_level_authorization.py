@@ -29,6 +29,10 @@ PUBLIC = {
 ANY_TOKEN = {
     ("POST", f"{V1}/auth/logout"),
     ("POST", f"{V1}/auth/password"),
+    ("GET", f"{V1}/auth/second-factor"),
+    ("POST", f"{V1}/auth/second-factor"),
+    ("POST", f"{V1}/auth/second-factor/confirm"),
+    ("POST", f"{V1}/auth/second-factor/remove"),
     ("GET", f"{V1}/sessions"),
     ("DELETE", f"{V1}/sessions/{{session_id}}"),
 }

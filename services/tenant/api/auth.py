@@ -19,9 +19,10 @@ from chassis.http.responses import json
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from chassis.security.tokens import TokenIssuer
-from services.tenant.use_cases.change_password import PasswordChange
+from services.tenant.use_cases.change_password import change_password, new_hash_for
 from services.tenant.use_cases.invite import accept_invitation
 from services.tenant.use_cases.open_session import Granted, Origin
+from services.tenant.use_cases.prove_password import PasswordProof
 from services.tenant.use_cases.refresh_session import refresh_session
 from services.tenant.use_cases.reset_password import accept_reset, request_reset
 from services.tenant.use_cases.revoke_tokens import log_out
@@ -96,6 +97,9 @@ async def create_token(
     password: Annotated[str | None, Form(min_length=1, max_length=200)] = None,
     tenant: Annotated[Text | None, Form(description="The tenant's slug; none for the platform.")] = None,
     refresh_token: Annotated[str | None, Form(min_length=1, max_length=200)] = None,
+    code: Annotated[
+        str | None, Form(max_length=40, description="Of the second factor, for those who have one; or a recovery code.")
+    ] = None,
     client_id: Annotated[str | None, Form(max_length=200, description="A service account, or by HTTP Basic.")] = None,
     client_secret: Annotated[str | None, Form(max_length=200)] = None,
     subject_token: Annotated[str | None, Form(max_length=200, description="An API key.")] = None,
@@ -113,7 +117,7 @@ async def create_token(
         case "password":
             if username is None or password is None:
                 raise Unprocessable("incomplete-grant", "Send username and password.")
-            return _answer(await sign_in(service, issuer, username, password, tenant, _origin(request)))
+            return _answer(await sign_in(service, issuer, username, password, tenant, _origin(request), code))
         case "refresh_token":
             if refresh_token is None:
                 raise Unprocessable("incomplete-grant", "Send refresh_token.")
@@ -155,19 +159,20 @@ async def logout(request: Request, service: CurrentService, who: Annotated[Princ
 
 
 @router.post("/password", status_code=204)
-async def change_password(
+async def change_own_password(
     request: Request, service: CurrentService, who: Annotated[Principal, Depends(require())], body: PasswordChangeData
 ) -> Response:
     """Change one's own password; the user's other sessions end."""
-    change = PasswordChange(service, who)
-    await change.look(body.current_password, body.new_password)
+    proof = PasswordProof(service, who)
+    await proof.look(body.current_password)
+    password_hash = await new_hash_for(proof, body.new_password)
 
-    async def make(tx: Transaction) -> Response:
-        await change.make(tx)
+    async def change(tx: Transaction) -> Response:
+        await change_password(tx, service, who, proof, password_hash)
         return Response(status_code=204)
 
-    response = await idempotent(request, service, who, make)
-    await change.made()
+    response = await idempotent(request, service, who, change)
+    await proof.accepted()
     return response
 
 

@@ -28,6 +28,7 @@ from services.tenant.use_cases.change_user import change_user, delete_user
 from services.tenant.use_cases.invite import invite_user
 from services.tenant.use_cases.reset_password import create_reset
 from services.tenant.use_cases.revoke_tokens import revoke_tokens
+from services.tenant.use_cases.second_factor import remove_for
 
 router = APIRouter(prefix="/api/v1", tags=["Users"])
 Reader = Annotated[Principal, Depends(require("users:read"))]
@@ -92,6 +93,14 @@ async def remove_user(service: CurrentService, who: Writer, user_id: UUID) -> Re
     """Delete a user of the caller's own tenant, unless it is the last administrator."""
     async with service.db.for_tenant(who.tenant_id) as tx:
         await delete_user(tx, service, who, user_id)
+    return Response(status_code=204)
+
+
+@router.delete("/users/{user_id}/second-factor", status_code=204, response_class=Response)
+async def remove_user_second_factor(service: CurrentService, who: Writer, user_id: UUID) -> Response:
+    """Take away the second factor of a user who lost it: of the caller's tenant, or of any for the platform."""
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        await remove_for(tx, service, who, user_id)
     return Response(status_code=204)
 
 

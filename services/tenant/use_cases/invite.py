@@ -17,7 +17,7 @@ from chassis.service import Service
 from dotmac_contracts.tenant import InvitationAccepted, UserInvited
 from services.tenant.digests import digest, new_token
 from services.tenant.passwords import hash_password
-from services.tenant.tables import lock_user
+from services.tenant.tables import lock_user, next_version
 from services.tenant.use_cases.authorize import may_give, not_more_than_own, scopes_in
 
 _LIFETIME = timedelta(days=7)
@@ -90,7 +90,7 @@ async def _invite(tx: Transaction, service: Service, who: Principal, user: Any) 
         digest(token),
         expires_at,
     )
-    version = await _next_version(tx, user)
+    version = await next_version(tx, user)
     event = UserInvited(**ids, email=user["email"], roles=user["roles"], expires_at=expires_at, invited_by=who.subject)
     await publish(tx, [Outgoing(event, version)], source=service.source, clock=service.clock)
     return Invitation(user["user_id"], token, user["email"], expires_at)
@@ -119,15 +119,6 @@ async def accept_invitation(service: Service, token: str, password: str) -> None
             *ids.values(),
             password_hash,
         )
-        version = await _next_version(tx, user)
+        version = await next_version(tx, user)
         event = InvitationAccepted(**ids)
         await publish(tx, [Outgoing(event, version)], source=service.source, clock=service.clock)
-
-
-async def _next_version(tx: Transaction, user: Any) -> int:
-    version: int = await tx.fetchval(
-        "update app_user set version = version + 1 where tenant_id = $1 and user_id = $2 returning version",
-        user["tenant_id"],
-        user["user_id"],
-    )
-    return version

@@ -10,12 +10,22 @@ from services.tenant.passwords import hash_password, is_outdated, verify_passwor
 from services.tenant.tables import find_user, lock_user
 from services.tenant.use_cases.limit_attempts import count_attempt, forget_attempts
 from services.tenant.use_cases.open_session import Granted, Origin, open_session
+from services.tenant.use_cases.second_factor import check
 
 
 async def sign_in(
-    service: Service, issuer: TokenIssuer, username: str, password: str, slug: str | None, origin: Origin
+    service: Service,
+    issuer: TokenIssuer,
+    username: str,
+    password: str,
+    slug: str | None,
+    origin: Origin,
+    code: str | None = None,
 ) -> Granted:
-    """Open a session. The platform's context finds the user of any tenant; only what needs no token does so."""
+    """Open a session; Problem 401 unless the password and, of who has a second factor, the code are right.
+
+    The platform's context finds the user of any tenant; only what needs no token does so.
+    """
     await count_attempt(service, username, slug)
     async with service.db.for_tenant(PLATFORM_TENANT) as tx:
         found = await find_user(tx, username, slug)
@@ -36,6 +46,7 @@ async def sign_in(
                 user["user_id"],
                 renewed,
             )
+        await check(tx, service, user, code)  # a wrong one counts as an attempt, as a wrong password does
         await forget_attempts(tx, username, slug)
         return await open_session(tx, service, issuer, user, origin)
 
