@@ -50,6 +50,8 @@ class Settings(TelemetrySettings, KafkaSettings):
     secret_key_previous: SecretStr | None = None
     """What SECRET_KEY was before: still opens what it sealed, and seals nothing more."""
     jwt_secret_key: SecretStr = SecretStr(_DEVELOPMENT_SECRET)
+    """What access tokens are signed with; after it, with commas between, others whose public keys are published too:
+    the former one while tokens of it live, the next one before it signs."""
     database_url: str = ""
     """The service's own database as its API role, which row-level security confines to one tenant."""
     consumer_database_url: str = ""
@@ -83,13 +85,19 @@ class Settings(TelemetrySettings, KafkaSettings):
         secrets = (self.secret_key, self.secret_key_previous)
         return [secret.get_secret_value() for secret in secrets if secret is not None]
 
+    @property
+    def signing_secrets(self) -> list[str]:
+        """The secrets whose keys are published; the first one signs."""
+        return [secret.strip() for secret in self.jwt_secret_key.get_secret_value().split(",")]
+
     @model_validator(mode="after")
     def _secrets_are_real(self) -> Self:
-        for name in ("secret_key", "secret_key_previous", "jwt_secret_key"):
-            secret: SecretStr | None = getattr(self, name)
-            if secret is None:
-                continue
-            value = secret.get_secret_value()
+        previous = self.secret_key_previous
+        for name, value in (
+            ("secret_key", self.secret_key.get_secret_value()),
+            *([("secret_key_previous", previous.get_secret_value())] if previous else []),
+            *(("jwt_secret_key", secret) for secret in self.signing_secrets),
+        ):
             if len(value) < _MINIMUM_SECRET:
                 raise ValueError(f"{name.upper()} needs at least {_MINIMUM_SECRET} characters")
             if self.environment != "development" and value == _DEVELOPMENT_SECRET:

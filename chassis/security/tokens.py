@@ -30,6 +30,8 @@ ISSUER = "dotmac"
 AUDIENCE = "dotmac"
 _LEEWAY_SECONDS = 5
 _REFETCH_SECONDS = 10.0
+_REFRESH_SECONDS = 300.0
+"""Who knows keys for longer looks whether one was taken back."""
 _FETCH_ATTEMPTS = 3
 _FETCH_SECONDS = 2.0
 """For one attempt, less than a resolver waits before it asks again: a lost packet costs no request its answer."""
@@ -45,16 +47,22 @@ class SigningKeysUnavailable(Exception):
     """The tenant service, which publishes the keys, can't be reached and none are known."""
 
 
-class TokenIssuer:
-    """Signs access tokens. The key pair is derived from JWT_SECRET_KEY, so that it survives a restart."""
+def _key_pair(secret: str) -> OKPKey:
+    seed = HKDF(hashes.SHA256(), 32, salt=None, info=b"dotmac/jwt/ed25519/1").derive(secret.encode())
+    pem = Ed25519PrivateKey.from_private_bytes(seed).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    key = OKPKey.import_key(pem, {"use": "sig", "alg": ALGORITHM})
+    return OKPKey.import_key({**key.as_dict(private=True), "kid": key.thumbprint()})
 
-    def __init__(self, jwt_secret_key: str, *, issuer: str = ISSUER, audience: str = AUDIENCE) -> None:
-        seed = HKDF(hashes.SHA256(), 32, salt=None, info=b"dotmac/jwt/ed25519/1").derive(jwt_secret_key.encode())
-        pem = Ed25519PrivateKey.from_private_bytes(seed).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        key = OKPKey.import_key(pem, {"use": "sig", "alg": ALGORITHM})
-        self._key = OKPKey.import_key({**key.as_dict(private=True), "kid": key.thumbprint()})
+
+class TokenIssuer:
+    """Signs access tokens. The key pairs are derived from secrets, so that they survive a restart."""
+
+    def __init__(self, secret: str, *others: str, issuer: str = ISSUER, audience: str = AUDIENCE) -> None:
+        """`secret` signs; of `others`, the former and the next ones, the public keys are published as well."""
+        self._key = _key_pair(secret)
+        self._published = [self._key, *(_key_pair(other) for other in others)]
         self._issuer = issuer
         self._audience = audience
 
@@ -95,7 +103,7 @@ class TokenIssuer:
 
     def jwks(self) -> dict[str, Any]:
         """Return the public keys as a JSON Web Key Set (RFC 7517)."""
-        return {"keys": [self._key.as_dict(private=False)]}
+        return {"keys": [key.as_dict(private=False) for key in self._published]}
 
 
 class TokenVerifier:
@@ -108,6 +116,7 @@ class TokenVerifier:
         self._keys = KeySet.import_key_set(keys) if isinstance(keys, dict) else None  # type: ignore[arg-type]
         self._fetched_at = float("-inf")
         self._fetching = asyncio.Lock()
+        self._refreshing: asyncio.Task[KeySet] | None = None
         self._claims = jwt.JWTClaimsRegistry(
             leeway=_LEEWAY_SECONDS,
             iss={"essential": True, "value": ISSUER},
@@ -147,6 +156,8 @@ class TokenVerifier:
 
     async def _verify(self, token: str) -> Principal:
         keys = self._keys or await self._fetch()
+        if self._url and time.monotonic() - self._fetched_at >= _REFRESH_SECONDS:
+            self._refresh()
         try:
             return self._read(token, keys)
         except (JoseError, ValueError, KeyError, TypeError, UnicodeError) as error:
@@ -176,12 +187,17 @@ class TokenVerifier:
             session_id=str(claims["sid"]) if "sid" in claims else None,
         )
 
+    def _refresh(self) -> None:
+        """Fetch the keys beside the requests, which go on with those that are known."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._fetch(), name="signing keys")
+
     async def _fetch(self) -> KeySet:
         """Fetch the published keys, at most once in ten seconds: a flood of bad tokens asks no more often."""
         async with self._fetching:
             if self._url and time.monotonic() - self._fetched_at >= _REFETCH_SECONDS:
                 try:
-                    self._keys = await self._published(self._url)
+                    self._learn(await self._published(self._url))
                 except SigningKeysUnavailable:
                     if self._keys is None:
                         raise
@@ -190,6 +206,15 @@ class TokenVerifier:
             if self._keys is None:
                 raise SigningKeysUnavailable(f"no signing keys from {self._url}")
             return self._keys
+
+    def _learn(self, keys: KeySet) -> None:
+        """Go by these keys from now on, and believe nothing more that one of the others signed."""
+        taken_back = {key.kid for key in self._keys or ()} - {key.kid for key in keys}
+        self._keys = keys
+        if taken_back:
+            self._verified.clear()
+            self.revocations.version += 1  # whoever remembers a principal looks again
+            log.info("signing_keys_taken_back", keys=sorted(str(kid) for kid in taken_back))
 
     @staticmethod
     async def _published(url: str) -> KeySet:

@@ -112,7 +112,7 @@ async def create_token(
 
     A refresh token is good once. One that comes a second time ends its session, for it was copied.
     """
-    issuer = TokenIssuer(service.settings.jwt_secret_key.get_secret_value())
+    issuer = TokenIssuer(*service.settings.signing_secrets)
     match grant_type:
         case "password":
             if username is None or password is None:
@@ -203,5 +203,5 @@ async def accept(service: CurrentService, body: Acceptance) -> Response:
 @keys.get("/.well-known/jwks.json")
 async def signing_keys(service: CurrentService) -> Response:
     """Give the public keys that access tokens are signed with (RFC 7517)."""
-    issuer = TokenIssuer(service.settings.jwt_secret_key.get_secret_value())
+    issuer = TokenIssuer(*service.settings.signing_secrets)
     return json(issuer.jwks(), headers={"Cache-Control": "public, max-age=300"})
