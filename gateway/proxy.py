@@ -15,7 +15,7 @@ from gateway.admission import Admission
 from gateway.breaker import CircuitBreaker
 from gateway.edge import Origins
 from gateway.observation import Observation
-from gateway.routes import IMPORTS, PREFIXES, PUBLIC, STREAMS, prefix_of
+from gateway.routes import IMPORTS, PREFIXES, PUBLIC, STREAMS, STREAMS_BELOW, prefix_of
 from gateway.settings import GatewaySettings
 from gateway.streams import Streams
 from gateway.turn import Turn
@@ -76,6 +76,9 @@ class Proxy:
         }
         self._paths = {path: self._route(path) for path in PUBLIC | IMPORTS | STREAMS}
         self._prefixes = {prefix: self._route(prefix) for prefix in PREFIXES}
+        self._streams_below = {
+            prefix: (end, self._prefixes[prefix]._replace(stream=True)) for prefix, end in STREAMS_BELOW.items()
+        }
         self._trusted = _networks(settings.trusted_proxies or "")
         self._loop: asyncio.AbstractEventLoop
         self._ticks: asyncio.Task[None] | None = None
@@ -115,7 +118,14 @@ class Proxy:
     def route(self, path: bytes) -> Route | None:
         """Return where requests for a path, as it came, go; or None if that is no service."""
         text = path.decode("latin-1") if b"%" not in path else unquote(path)
-        return self._paths.get(text) or self._prefixes.get(prefix_of(text))
+        route = self._paths.get(text)
+        if route is not None:
+            return route
+        prefix = prefix_of(text)
+        below = self._streams_below.get(prefix)
+        if below is not None and text.endswith(below[0]):
+            return below[1]
+        return self._prefixes.get(prefix)
 
     def _route(self, path: str) -> Route:
         settings, takes_file = self.settings, path in IMPORTS

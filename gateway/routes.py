@@ -50,6 +50,9 @@ IMPORTS = frozenset({"/api/v1/customers/imports"})
 STREAMS = frozenset({"/api/v1/events"})
 """Paths of the operations whose answers go on for as long as their clients like."""
 
+STREAMS_BELOW = {"/api/v1/deployments": "/events"}
+"""The same below a prefix, by how their paths end."""
+
 
 def service_for(path: str) -> str | None:
     """Return whose a path is, or None."""

@@ -151,7 +151,7 @@ async def deploy(public: Api, platform: Api) -> Tenant:
 
     async def ended() -> Answer | None:
         answer = await platform.send("GET", f"{API}/deployments/{accepted['deployment_id']}")
-        return answer if answer.expect(200)["status"] != "running" else None
+        return answer if answer.expect(200)["status"] in ("succeeded", "failed") else None
 
     deployment = (await eventually(ended)).body
     invitation = (await platform.send("POST", f"{API}/tenants/{tenant['id']}/invitations")).expect(201)

@@ -8,8 +8,7 @@ from prometheus_client import Histogram
 from chassis.persistence.database import Transaction
 from services.provisioning.domain.saga import RECIPES, Saga
 
-OUTCOMES = ("succeeded", "failed")
-"""The states in which a deployment ends."""
+_OUTCOMES = ("succeeded", "failed")
 
 SECONDS = Histogram(
     "dotmac_deployment_seconds",
@@ -19,7 +18,7 @@ SECONDS = Histogram(
 )
 for _target, _operations in RECIPES.items():
     for _operation in _operations:
-        for _outcome in OUTCOMES:
+        for _outcome in _OUTCOMES:
             SECONDS.labels(_target, _operation, _outcome)  # known beforehand, so that the first failure is an increase
 
 

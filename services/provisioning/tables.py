@@ -1,7 +1,7 @@
 """Storage of deployments."""
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,14 +13,15 @@ from services.provisioning.domain.saga import Saga, Step
 
 COLUMNS = (
     "tenant_id, deployment_id, target, operation, status, request, steps, failed_step, reason, placement, cause,"
-    " version, created_at, updated_at"
+    " version, lease, log_position, created_at, updated_at"
 )
 
 
 def saga_of(row: Any) -> Saga:
     """Return the saga in a row of `deployment`."""
     steps = tuple(_step(step) for step in row["steps"])
-    return Saga(row["target"], row["operation"], steps, row["status"], row["failed_step"], row["reason"])
+    grace = timedelta(seconds=row["request"].get("grace_seconds", 0))
+    return Saga(row["target"], row["operation"], steps, row["status"], row["failed_step"], row["reason"], grace)
 
 
 def _step(stored: dict[str, Any]) -> Step:

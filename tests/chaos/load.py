@@ -96,7 +96,9 @@ class Load:
                 continue
             deployment = order["deployment_id"]
             self._tell("DeploymentRequested", deployment, tenant["id"], 1)
-            await self._until(self.platform, f"{API}/deployments/{deployment}", lambda it: it["status"] != "running")
+            await self._until(
+                self.platform, f"{API}/deployments/{deployment}", lambda it: it["status"] in ("succeeded", "failed")
+            )
 
     async def _customers(self, isp: Isp) -> None:
         """Create a customer after the other; rename it or let it go, or see its account opened and subscribe it."""

@@ -181,7 +181,7 @@ async def test_provisioning_killed_during_a_deployment_finishes_it(stack: Stack,
 
     async def ended() -> Any:
         answer = await platform.send("GET", f"{V1}/deployments/{order['deployment_id']}")
-        return answer.body if answer.status == 200 and answer.body["status"] != "running" else None
+        return answer.body if answer.status == 200 and answer.body["status"] in ("succeeded", "failed") else None
 
     assert (await eventually(ended))["status"] == "succeeded"
     await stack.wait_ready("provisioning")

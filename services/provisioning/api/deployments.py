@@ -2,25 +2,33 @@
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService, require
-from chassis.http.models import RowView
+from chassis.http.fields import Text
+from chassis.http.idempotency import idempotent
+from chassis.http.models import RowView, Strict
 from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
 from chassis.http.problem import NotFound
 from chassis.http.responses import json
 from chassis.ids import made_at
+from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from chassis.service import Service
 from services.provisioning.tables import COLUMNS
+from services.provisioning.use_cases import steer
+from services.provisioning.use_cases.plan import plan
 
 router = APIRouter(prefix="/api/v1/deployments", tags=["Deployments"])
 Reader = Annotated[Principal, Depends(require("deployments:read"))]
+Writer = Annotated[Principal, Depends(require("deployments:write"))]
+Target = Literal["pooled"]
+Operation = Literal["deploy", "suspend", "maintain", "resume"]
 
 _YOUNG = timedelta(seconds=30)
 _PATIENCE_SECONDS = 10.0
@@ -46,13 +54,41 @@ class DeploymentView(RowView):
     tenant_id: UUID
     target: str
     operation: str = Field(description="deploy, suspend, maintain or resume")
-    status: str = Field(description="running, compensating, succeeded or failed")
+    status: str = Field(description="queued, waiting, running, compensating, succeeded or failed")
     failed_step: str | None
     reason: str | None = Field(description="Why it failed.")
     steps: list[StepView]
     version: int
     created_at: datetime
     updated_at: datetime
+
+
+class PlannedStepView(BaseModel):
+    """A step that a deployment would do."""
+
+    name: str
+    expected_seconds: float | None = Field(description="What it took most often; null if nobody knows yet.")
+    timeout_seconds: float
+    can_be_undone: bool
+
+
+class PlanView(BaseModel):
+    """What a deployment would do, and how long it will take."""
+
+    target: str
+    operation: str
+    steps: list[PlannedStepView]
+    expected_seconds: float | None = Field(description="Of all steps together; null if nobody knows yet.")
+    known_from: int = Field(description="From how many deployments of the same kind that is known.")
+
+
+class Cancellation(Strict):
+    """Why a deployment is given up."""
+
+    reason: Text | None = None
+
+
+_NO_REASON = Cancellation()
 
 
 @router.get("", response_model=Page[DeploymentView])
@@ -62,7 +98,7 @@ async def list_deployments(
     limit: Limit = 50,
     cursor: Cursor = None,
     tenant_id: UUID | None = None,
-    status: Annotated[str | None, Query(pattern="^(running|compensating|succeeded|failed)$")] = None,
+    status: Annotated[str | None, Query(pattern="^(queued|waiting|running|compensating|succeeded|failed)$")] = None,
 ) -> Response:
     """List deployments, in the order in which they were asked for."""
     after = decode_cursor(cursor, UUID)
@@ -80,16 +116,75 @@ async def list_deployments(
     return json(Page[DeploymentView](items=[DeploymentView.of(row) for row in page], next_cursor=next_cursor))
 
 
+@router.get("/plan", response_model=PlanView)
+async def preview_deployment(
+    service: CurrentService,
+    who: Reader,
+    operation: Operation = "deploy",
+    target: Target = "pooled",
+    grace_seconds: Annotated[int, Query(ge=0, le=366 * 24 * 3600)] = 0,
+) -> Response:
+    """Preview what an operation would do, step by step, and how long it will take by what it took before."""
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        found = await plan(tx, target, operation, timedelta(seconds=grace_seconds))
+    steps = [
+        PlannedStepView(
+            name=step.name,
+            expected_seconds=step.expected.total_seconds() if step.expected is not None else None,
+            timeout_seconds=step.timeout.total_seconds(),
+            can_be_undone=step.can_be_undone,
+        )
+        for step in found.steps
+    ]
+    known = [step.expected_seconds for step in steps if step.expected_seconds is not None]
+    return json(
+        PlanView(
+            target=target,
+            operation=operation,
+            steps=steps,
+            expected_seconds=sum(known) if len(known) == len(steps) else None,
+            known_from=found.known_from,
+        )
+    )
+
+
 @router.get("/{deployment_id}", response_model=DeploymentView)
 async def get_deployment(service: CurrentService, who: Reader, deployment_id: UUID) -> Response:
     """Follow a deployment. One asked for a moment ago is waited for: its event may be under way."""
+    return json(DeploymentView.of(await awaited(service, who, deployment_id)))
+
+
+@router.post("/{deployment_id}/cancel", response_model=DeploymentView)
+async def cancel_deployment(
+    request: Request, service: CurrentService, who: Writer, deployment_id: UUID, body: Cancellation = _NO_REASON
+) -> Response:
+    """Give a deployment up that is not over: what it began is undone, and then it has failed."""
+
+    async def end(tx: Transaction) -> Response:
+        return json(DeploymentView.of(await steer.cancel(tx, service, deployment_id, body.reason)))
+
+    return await idempotent(request, service, who, end)
+
+
+@router.post("/{deployment_id}/retry", response_model=DeploymentView)
+async def retry_deployment(request: Request, service: CurrentService, who: Writer, deployment_id: UUID) -> Response:
+    """Try a deployment again that failed, from the first step that is not done or was undone."""
+
+    async def again(tx: Transaction) -> Response:
+        return json(DeploymentView.of(await steer.retry(tx, service, deployment_id)))
+
+    return await idempotent(request, service, who, again)
+
+
+async def awaited(service: Service, who: Principal, deployment_id: UUID) -> Any:
+    """Return a deployment's row; one asked for a moment ago is waited for, else Problem 404."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + (_PATIENCE_SECONDS if _is_young(service, deployment_id) else 0)
     while True:
         async with service.db.for_tenant(who.tenant_id) as tx:
             row = await tx.fetchrow(f"select {COLUMNS} from deployment where deployment_id = $1", deployment_id)
         if row is not None:
-            return json(DeploymentView.of(row))
+            return row
         if loop.time() >= deadline:
             raise NotFound("deployment", deployment_id)
         await asyncio.sleep(0.05)

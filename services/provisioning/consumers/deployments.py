@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from chassis.messaging.subscription import Handler, Permanent, Received, Subscription
@@ -20,7 +21,7 @@ from dotmac_contracts.tenant import (
 )
 from services.provisioning.domain.saga import Saga, Unknown
 from services.provisioning.tables import lock_deployments
-from services.provisioning.use_cases.advance import Unfolding, save
+from services.provisioning.use_cases.advance import DEPLOYER, Unfolding, save
 
 Move = Callable[[Saga, Any, datetime], Saga]
 """Gives a saga's next state from an event about it."""
@@ -43,7 +44,7 @@ def subscription(service: Service) -> Subscription:
     async def requested(tx: Transaction, received: Sequence[Received[DeploymentRequested]]) -> None:
         await tx.execute(
             "insert into deployment (tenant_id, deployment_id, target, operation, status, request, steps, version)"
-            " select t, d, g, o, 'running', r::jsonb, '[]', 0 from unnest($1::uuid[], $2::uuid[], $3::text[],"
+            " select t, d, g, o, 'queued', r::jsonb, '[]', 0 from unnest($1::uuid[], $2::uuid[], $3::text[],"
             " $4::text[], $5::text[]) as x (t, d, g, o, r) on conflict do nothing",
             [item.event.tenant_id for item in received],
             [item.event.deployment_id for item in received],
@@ -51,13 +52,14 @@ def subscription(service: Service) -> Subscription:
             [item.event.operation for item in received],
             [item.event.model_dump_json() for item in received],
         )
-        await advance(tx, received, begun)
+        await advance(tx, received, ordered)
+        tx.after_commit(partial(service.wake, DEPLOYER))
 
-    def begun(saga: Saga, event: DeploymentRequested, now: datetime) -> Saga:
+    def ordered(saga: Saga, event: DeploymentRequested, now: datetime) -> Saga:
         if saga.steps:
-            return saga  # it is under way already
+            return saga  # it is known already
         try:
-            return Saga.begin(saga.target, saga.operation, now, timedelta(seconds=event.grace_seconds))
+            return Saga.order(saga.target, saga.operation, now, timedelta(seconds=event.grace_seconds))
         except Unknown as error:
             raise Permanent(str(error)) from error
 

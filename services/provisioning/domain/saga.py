@@ -1,4 +1,8 @@
-"""A deployment, told as a story: each step is done in turn; when one fails, the begun ones are undone in reverse."""
+"""A deployment, told as a story: each step is done in turn; when one fails, the begun ones are undone in reverse.
+
+It begins when it has waited for its turn in the queue. While it waits for a grace to be over it takes no place among
+those that run, and after that it waits for its turn again.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -98,6 +102,10 @@ class Unknown(Exception):
     """There is no such operation at that target."""
 
 
+class Refused(Exception):
+    """The deployment's state forbids it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """A step and how far it is: pending, running, succeeded, failed, compensating, compensated or stuck.
@@ -120,26 +128,51 @@ class Step:
 class Saga:
     """A deployment's steps. Every method returns the next state and the commands that go with it.
 
-    Status: running, compensating, succeeded or failed.
+    Status: queued, waiting, running, compensating, succeeded or failed.
     """
 
     target: str
     operation: str
     steps: tuple[Step, ...]
-    status: str = "running"
+    status: str = "queued"
     failed_step: str | None = None
     reason: str | None = None
+    grace: timedelta = timedelta()
     commands: tuple[Command, ...] = field(default=(), compare=False)
 
     @classmethod
-    def begin(cls, target: str, operation: str, now: datetime, grace: timedelta = timedelta()) -> "Saga":
-        """Start a deployment with its first step; Unknown if there is no such operation."""
+    def order(cls, target: str, operation: str, now: datetime, grace: timedelta = timedelta()) -> "Saga":
+        """Put a deployment into the queue, or let its grace begin; Unknown if there is no such operation."""
         recipes = RECIPES.get(target, {}).get(operation)
         if recipes is None:
             raise Unknown(f"there is no operation {operation!r} at the target {target!r}")
         steps = [Step(recipe.name) for recipe in recipes if grace or recipe is not GRACE]
-        steps = [replace(step, until=now + grace) if step.name == GRACE.name else step for step in steps]
-        return replace(cls(target, operation, tuple(steps)), commands=(Command.START,))._run(0, now)
+        saga = cls(target, operation, tuple(steps), grace=grace)
+        return saga._run(0, now) if steps[0].name == GRACE.name else saga
+
+    def start(self, now: datetime) -> "Saga":
+        """It is its turn: begin with the first step that is not done."""
+        if self.status != "queued":
+            return self
+        pending = next(index for index, step in enumerate(self.steps) if step.status == "pending")
+        return replace(self, commands=(*self.commands, Command.START))._run(pending, now)
+
+    def cancel(self, reason: str, now: datetime) -> "Saga":
+        """Give up because somebody wants it, and undo what was begun; Refused if it is over, or being undone."""
+        step = self.current
+        if self.status in ("waiting", "running") and step is not None:
+            return self.failed(step.name, reason, now)
+        if self.status != "queued":
+            raise Refused(f"it is {self.status}")
+        pending = next(step for step in self.steps if step.status == "pending")
+        return replace(self, status="compensating", failed_step=pending.name, reason=reason)._undo_next(now)
+
+    def retry(self) -> "Saga":
+        """Put one that failed into the queue again: it goes on with the first step that is not done, or was undone."""
+        if self.status != "failed":
+            raise Refused(f"it is {self.status}: only one that failed can be tried again")
+        steps = tuple(step if step.status == "succeeded" else Step(step.name) for step in self.steps)
+        return replace(self, steps=steps, status="queued", failed_step=None, reason=None, commands=())
 
     @property
     def recipes(self) -> Sequence[Recipe]:
@@ -168,6 +201,8 @@ class Saga:
         if step.waiting_for:
             return self._with(step)
         saga = self._with(replace(step, status="succeeded", finished_at=now))
+        if name == GRACE.name:
+            return replace(saga, status="queued")
         following = [recipe.name for recipe in self.recipes].index(name) + 1
         if following < len(self.recipes):
             return saga._run(following, now)
@@ -221,9 +256,11 @@ class Saga:
         return next(recipe for recipe in self.recipes if recipe.name == name)
 
     def _run(self, index: int, now: datetime) -> "Saga":
-        recipe, step = self.recipes[index], self.steps[index]
-        step = replace(step, status="running", waiting_for=recipe.answers, started_at=now, since=now)
-        return replace(self._with(step), commands=(*self.commands, recipe.do))
+        recipe = self.recipes[index]
+        until = now + self.grace if recipe is GRACE else None
+        step = Step(recipe.name, "running", recipe.answers, started_at=now, since=now, until=until)
+        status = "waiting" if recipe is GRACE else "running"
+        return replace(self._with(step), status=status, commands=(*self.commands, recipe.do))
 
     def _undo_next(self, now: datetime) -> "Saga":
         for recipe, step in reversed(list(zip(self.recipes, self.steps, strict=True))):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -24,16 +24,23 @@ from dotmac_contracts.provisioning import (
     WorkspaceRequested,
 )
 from services.provisioning import metrics
+from services.provisioning.domain.progress import Entry, between
 from services.provisioning.domain.saga import Command, Saga
 from services.provisioning.tables import cause_of, saga_of, stored_cause, stored_steps
 from services.provisioning.targets import pooled
+
+DEPLOYER = "deployments"
+"""The worker's name."""
+PROGRESS_CHANNEL = "deployment_progress"
+"""On which whoever follows a deployment is woken, by its id."""
+ENDED = ("succeeded", "failed")
 
 _SHORTEST_RETRY = timedelta(milliseconds=30)
 _LONGEST_RETRY = timedelta(seconds=1)
 
 
 def _wake_in(delay: timedelta, service: Service) -> None:
-    asyncio.get_running_loop().call_later(max(0.0, delay.total_seconds()), service.wake, "deployments")
+    asyncio.get_running_loop().call_later(max(0.0, delay.total_seconds()), service.wake, DEPLOYER)
 
 
 class Unfolding:
@@ -46,11 +53,13 @@ class Unfolding:
         self.placement: str | None = row["placement"]
         self.cause = cause_of(row)
         self.outgoing: list[Outgoing] = []
+        self.log: list[Entry] = []
 
     def move(self, saga: Saga, now: datetime, cause: Envelope | None = None) -> None:
         """Take a next state of the saga, and do what it asks; without a cause of its own it follows from the last."""
         if cause is not None and saga is not self.saga:
             self.cause = cause
+        before = self.saga
         if Command.ALLOCATE in saga.commands:
             self.placement = pooled.PLACEMENT
             saga = saga.done("allocate", "self", now)
@@ -60,6 +69,7 @@ class Unfolding:
                 self.version += 1
                 self.outgoing.append(Outgoing(event, self.version, self.cause))
         self.saga = replace(saga, commands=())
+        self.log += between(before, self.saga)
 
     def check_at(self, now: datetime, looked: bool) -> datetime | None:
         """When the worker is to look at it: soon for a step of its own, else when the step's time is over."""
@@ -75,16 +85,23 @@ class Unfolding:
 
 
 async def save(tx: Transaction, service: Service, unfoldings: Sequence[Unfolding], *, looked: bool = False) -> None:
-    """Save deployments and publish their events. `looked`: whether the worker just looked at those steps of its own."""
+    """Save deployments and publish their events.
+
+    looked: whether the worker just looked at those steps of its own, and so gives its leases back.
+    """
     now = service.clock.now()
     checks = [item.check_at(now, looked) for item in unfoldings]
     await tx.execute(
         "update deployment d set status = x.status, steps = x.steps::jsonb, failed_step = x.failed_step,"
         " reason = x.reason, placement = x.placement, next_check_at = x.check_at, version = x.version,"
-        " cause = x.cause::jsonb, updated_at = $1"
+        " cause = x.cause::jsonb, log_position = log_position + x.entries, updated_at = $1,"
+        " leased_until = case when $12 then null else leased_until end,"
+        " queued_at = case when x.status = 'queued' and d.status <> 'queued' then $1 else queued_at end,"
+        " started_at = case when x.status = 'running' and d.status = 'queued' then $1 else started_at end"
         " from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],"
-        " $9::timestamptz[], $10::int[], $11::text[])"
-        " as x (tenant_id, deployment_id, status, steps, failed_step, reason, placement, check_at, version, cause)"
+        " $9::timestamptz[], $10::int[], $11::text[], $13::int[])"
+        " as x (tenant_id, deployment_id, status, steps, failed_step, reason, placement, check_at, version, cause,"
+        " entries)"
         " where d.tenant_id = x.tenant_id and d.deployment_id = x.deployment_id",
         now,
         [item.row["tenant_id"] for item in unfoldings],
@@ -97,15 +114,39 @@ async def save(tx: Transaction, service: Service, unfoldings: Sequence[Unfolding
         checks,
         [item.version for item in unfoldings],
         [stored_cause(item.cause) for item in unfoldings],
+        looked,
+        [len(item.log) for item in unfoldings],
     )
-    for item in unfoldings:
-        if item.saga.status in metrics.OUTCOMES and item.row["status"] not in metrics.OUTCOMES:
-            metrics.ended(tx, item.saga, now - item.row["created_at"])
+    await _keep_log(tx, now, unfoldings)
+    over = [item for item in unfoldings if item.saga.status in ENDED and item.row["status"] not in ENDED]
+    for item in over:
+        metrics.ended(tx, item.saga, now - item.row["created_at"])
     soonest = min((check - now for check in checks if check is not None), default=_LONGEST_RETRY)
+    if over or any(item.saga.status == "queued" for item in unfoldings):
+        soonest = timedelta()  # the next one in the queue has its turn
     if soonest < _LONGEST_RETRY:
         tx.after_commit(partial(_wake_in, soonest, service))
     outgoing = [event for item in unfoldings for event in item.outgoing]
     await publish(tx, outgoing, source=service.source, clock=service.clock)
+
+
+async def _keep_log(tx: Transaction, now: datetime, unfoldings: Sequence[Unfolding]) -> None:
+    rows = [
+        (item.row["tenant_id"], item.row["deployment_id"], item.row["log_position"] + number, *astuple(entry))
+        for item in unfoldings
+        for number, entry in enumerate(item.log, 1)
+    ]
+    if not rows:
+        return
+    columns = list(zip(*rows, strict=True))
+    await tx.execute(
+        "insert into deployment_log (tenant_id, deployment_id, position, made_at, step, status, message)"
+        " select t, d, p, $1, s, w, m from unnest($2::uuid[], $3::uuid[], $4::int[], $5::text[], $6::text[],"
+        " $7::text[]) as x (t, d, p, s, w, m)",
+        now,
+        *columns,
+    )
+    tx.wake(PROGRESS_CHANNEL, columns[1])
 
 
 def _event(command: Command, row: Any, saga: Saga) -> Event | None:

@@ -1,45 +1,161 @@
-"""The steps that provisioning does itself, and the end of those that take too long."""
+"""The steps that provisioning does itself, and the end of those that take too long.
+
+Who works on a deployment holds a lease on it, and renews it while it lives: when a process dies, another one takes the
+deployment over once the lease has ended. What was done twice so has happened once: every step is idempotent.
+"""
 
 import asyncio
 from collections.abc import Awaitable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
+import structlog
+
+from chassis.ids import new_id
+from chassis.messaging.consumer import TRANSIENT
 from chassis.service import Service
 from chassis.telemetry import traces
+from chassis.worker import Worker
 from services.provisioning.domain.saga import Command, Recipe, Saga
+from services.provisioning.settings import DeploymentSettings
 from services.provisioning.tables import COLUMNS, cause_of, lock_deployments, saga_of
 from services.provisioning.targets import pooled
-from services.provisioning.use_cases.advance import Unfolding, save
+from services.provisioning.use_cases.advance import DEPLOYER, Unfolding, save
+from services.provisioning.use_cases.queue import admit
 
-_AT_ONCE = 20
+log = structlog.get_logger()
+
+_HANDS = 20
+"""Deployments that a process works on at once, in steps of its own."""
 
 
-async def work(service: Service) -> bool:
-    """Look at the deployments that are due the longest; False if none is."""
-    async with service.consumer_db.unscoped() as tx:
-        due = await tx.fetch(
-            f"select {COLUMNS} from deployment where next_check_at <= $1 order by next_check_at limit $2",
-            service.clock.now(),
-            _AT_ONCE,
-        )
-    if not due:
-        return False
-    # Outside a transaction: the verification is a request that comes back to this platform.
-    verdicts = await asyncio.gather(*(_verify(service, row) for row in due))
-    wrong = {row["deployment_id"]: verdict for row, verdict in zip(due, verdicts, strict=True)}
-    tenants = {row["tenant_id"] for row in due}
-    async with service.consumer_db.for_tenants(tenants) as tx:
-        unfoldings = [Unfolding(row) for row in await lock_deployments(tx, tenants, wrong)]
-        now = service.clock.now()
-        for item in unfoldings:
-            item.move(_next(item.saga, wrong[item.row["deployment_id"]], now), now)
-        await save(tx, service, unfoldings, looked=True)
-    return True
+class Deployer(Worker):
+    """Starts deployments whose turn it is, and works on those that are due, each in a task of its own."""
+
+    def __init__(self, service: Service, settings: DeploymentSettings) -> None:
+        super().__init__(DEPLOYER, self._take_up, poll_seconds=0.5)
+        self._service = service
+        self._settings = settings
+        self._lease = new_id()
+        self._lease_time = timedelta(seconds=settings.lease_seconds)
+        self._running: dict[UUID, asyncio.Task[None]] = {}
+        self._tenants: dict[UUID, UUID] = {}
+        self._heart: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._heart = asyncio.create_task(self._beat(), name="deployments-heartbeat")
+        super().start()
+
+    async def stop(self) -> None:
+        """Break off what is being done, and leave it to whoever comes next."""
+        await super().stop()
+        tasks = [*self._running.values(), *([self._heart] if self._heart else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take_up(self) -> bool:
+        admitted = await admit(self._service, self._settings.at_once)
+        for row in await self._leased(_HANDS - len(self._running)):
+            deployment_id = row["deployment_id"]
+            self._tenants[deployment_id] = row["tenant_id"]
+            task = asyncio.create_task(self._work(row), name=f"deployment-{deployment_id}")
+            self._running[deployment_id] = task
+        return admitted > 0
+
+    async def _leased(self, most: int) -> list[Any]:
+        """Take up the deployments that are due the longest, and that nobody works on."""
+        now = self._service.clock.now()
+        async with self._service.consumer_db.unscoped() as tx:
+            due = await tx.fetch(
+                "select tenant_id, deployment_id from deployment where next_check_at <= $1"
+                " and coalesce(leased_until <= $1, true) and deployment_id <> all($2::uuid[])"
+                " order by next_check_at limit $3",
+                now,
+                list(self._running),
+                most,
+            )
+            if not due:
+                return []
+            await tx.set_tenants(row["tenant_id"] for row in due)
+            return await tx.fetch(
+                "update deployment set lease = $3, leased_until = $4 where tenant_id = any($1::uuid[])"
+                " and deployment_id = any($2::uuid[]) and next_check_at <= $5 and coalesce(leased_until <= $5, true)"
+                f" returning {COLUMNS}",
+                [row["tenant_id"] for row in due],
+                [row["deployment_id"] for row in due],
+                self._lease,
+                now + self._lease_time,
+                now,
+            )
+
+    async def _beat(self) -> None:
+        """Renew the leases of what is being worked on; what another one has taken over is let go."""
+        while True:
+            await asyncio.sleep(self._lease_time.total_seconds() / 3)
+            mine = dict(self._tenants)
+            if not mine:
+                continue
+            try:
+                async with self._service.consumer_db.for_tenants(set(mine.values())) as tx:
+                    kept = await tx.fetch(
+                        "update deployment set leased_until = $4 where tenant_id = any($1::uuid[])"
+                        " and deployment_id = any($2::uuid[]) and lease = $3 and leased_until is not null"
+                        " returning deployment_id",
+                        list(mine.values()),
+                        list(mine),
+                        self._lease,
+                        self._service.clock.now() + self._lease_time,
+                    )
+            except TRANSIENT as error:
+                log.warning("deployment_leases_not_renewed", error=repr(error))
+                continue
+            for deployment_id in mine.keys() - {row["deployment_id"] for row in kept}:
+                if deployment_id in self._running:
+                    self._running[deployment_id].cancel()
+
+    async def _work(self, row: Any) -> None:
+        deployment_id = row["deployment_id"]
+        try:
+            await self._conclude(row, await self._looked_at(row))
+        except Exception as error:  # the lease ends by itself, and then it is tried again
+            log.exception("deployment_not_worked_on", deployment_id=str(deployment_id), error=repr(error))
+        finally:
+            del self._running[deployment_id], self._tenants[deployment_id]
+            self.wake()
+
+    async def _looked_at(self, row: Any) -> tuple[str, str | None] | None:
+        """Return the name of the step that was done, or looked at, and what is wrong if anything; None at others'."""
+        saga = saga_of(row)
+        step = saga.current
+        work = _own_work(self._service, row, saga.recipe(step.name)) if step and step.status == "running" else None
+        if step is None or work is None:
+            return None
+        cause = cause_of(row)
+        attributes = {traces.TENANT: str(row["tenant_id"]), "dotmac.deployment.id": str(row["deployment_id"])}
+        verb = step.name.partition("_")[0]
+        with traces.span(f"{verb} a deployment", attributes, parent=cause.traceparent if cause else None):
+            try:
+                async with asyncio.timeout(saga.recipe(step.name).timeout.total_seconds()):
+                    return step.name, await work
+            except TRANSIENT as error:
+                return step.name, str(error) or type(error).__name__
+
+    async def _conclude(self, row: Any, verdict: tuple[str, str | None] | None) -> None:
+        """Move the deployment on, if nobody has taken it over meanwhile."""
+        tenants, now = [row["tenant_id"]], self._service.clock.now()
+        async with self._service.consumer_db.for_tenants(tenants) as tx:
+            for locked in await lock_deployments(tx, tenants, [row["deployment_id"]]):
+                if locked["lease"] == self._lease:
+                    item = Unfolding(locked)
+                    item.move(_next(item.saga, verdict, now), now)
+                    await save(tx, self._service, [item], looked=True)
 
 
 def _next(saga: Saga, verdict: tuple[str, str | None] | None, now: datetime) -> Saga:
-    """Return what a look at a deployment leads to; what was verified may not be what it is at any more."""
+    """Return what a look at a deployment leads to; what was done may not be what it is at any more."""
     step = saga.current
     if step is not None and step.status == "running" and step.until is not None and step.until <= now:
         return saga.done(step.name, "self", now)
@@ -49,21 +165,8 @@ def _next(saga: Saga, verdict: tuple[str, str | None] | None, now: datetime) -> 
     return saga.noted(name, wrong).timed_out(now) if wrong else saga.done(name, "self", now)
 
 
-async def _verify(service: Service, row: Any) -> tuple[str, str | None] | None:
-    """Return the name of the step that a deployment verifies by, and what is wrong if anything; None at other steps."""
-    saga = saga_of(row)
-    step = saga.current
-    look = _look(service, row, saga.recipe(step.name)) if step is not None and step.status == "running" else None
-    if step is None or look is None:
-        return None
-    cause = cause_of(row)
-    attributes = {traces.TENANT: str(row["tenant_id"]), "dotmac.deployment.id": str(row["deployment_id"])}
-    with traces.span("verify a deployment", attributes, parent=cause.traceparent if cause else None):
-        return step.name, await look
-
-
-def _look(service: Service, row: Any, recipe: Recipe) -> Awaitable[str | None] | None:
-    """Return what a step of its own has to look at; None at other steps."""
+def _own_work(service: Service, row: Any, recipe: Recipe) -> Awaitable[str | None] | None:
+    """Return what provisioning does for a step, which gives what is wrong if anything; None at others' steps."""
     match recipe.do:
         case Command.VERIFY:
             return pooled.verify(service.settings, row["tenant_id"])

@@ -12,6 +12,7 @@ from dotmac_contracts.provisioning import (
     AdministratorRemovalRequested,
     AdministratorRequested,
     DeploymentFailed,
+    DeploymentStarted,
     DeploymentSucceeded,
 )
 from dotmac_contracts.tenant import AdministratorCreated, AdministratorRemoved
@@ -102,12 +103,31 @@ def subscription(service: Service) -> Subscription:
             )
             await publish(tx, told, source=service.source, clock=service.clock)
 
+    async def started(tx: Transaction, received: Sequence[Received[DeploymentStarted]]) -> None:
+        for item in received:
+            tenant = await lock_tenant(tx, item.event.tenant_id)
+            reopened = await tx.fetchrow(
+                # It had ended: it is tried again, unless another one was ordered meanwhile.
+                "update deployment_order o set ended_at = null where tenant_id = $1 and deployment_id = $2"
+                " and ended_at is not null and not exists"
+                " (select 1 from deployment_order p where p.tenant_id = $1 and p.ended_at is null)"
+                " returning operation, requested_by",
+                item.event.tenant_id,
+                item.event.deployment_id,
+            )
+            if tenant is None or reopened is None:
+                continue
+            changed, by = tenant.deployment_retried(item.event.deployment_id), reopened["requested_by"]
+            told = await transition(tx, service, tenant, changed, requested_by=by, cause=item.envelope)
+            await publish(tx, told, source=service.source, clock=service.clock)
+
     return Subscription(
         "tenant",
         [topics.PROVISIONING_DEPLOYMENT],
         {
             AdministratorRequested: administrators_requested,
             AdministratorRemovalRequested: administrators_removed,
+            DeploymentStarted: started,
             DeploymentSucceeded: ended,
             DeploymentFailed: ended,
             **transitions.handlers(service),

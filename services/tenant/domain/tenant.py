@@ -105,6 +105,12 @@ class Tenant:
             return self
         return self.go(Status.ACTIVE if succeeded else Status.FAILED, deployment_id)
 
+    def deployment_retried(self, deployment_id: UUID) -> "Tenant":
+        """Take note that the deployment which failed is tried again; that of an operation changes nothing yet."""
+        if self.status != Status.FAILED or self.deployment_id != deployment_id:
+            return self
+        return self.go(Status.DEPLOYING, deployment_id)
+
     def update(self, profile: Profile) -> "Tenant":
         """Change the profile; slug and currency are what others have built on."""
         if (profile.slug, profile.currency) != (self.profile.slug, self.profile.currency):

@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.strategies import sampled_from
 
-from services.provisioning.domain.saga import RECIPES, Command, Saga, Unknown
+from services.provisioning.domain.progress import between
+from services.provisioning.domain.saga import RECIPES, Command, Refused, Saga, Unknown
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PARTIES = ("self", "customer", "billing", "tenant")
@@ -26,7 +27,7 @@ class Deployment(RuleBasedStateMachine):
     def begin(self, operation: str, grace: timedelta) -> None:
         self.now = NOW
         self.asked: list[Command] = []
-        self.take(Saga.begin("pooled", operation, NOW, grace))
+        self.take(Saga.order("pooled", operation, NOW, grace))
         self.plan = self.saga.recipes
 
     def take(self, saga: Saga) -> None:
@@ -46,6 +47,17 @@ class Deployment(RuleBasedStateMachine):
     def failed(self, name: str) -> None:
         self.take(self.saga.failed(name, "it broke", self.now))
 
+    @rule()
+    def it_is_its_turn(self) -> None:
+        self.take(self.saga.start(self.now))
+
+    @rule()
+    def cancelled(self) -> None:
+        try:
+            self.take(self.saga.cancel("nobody wants it", self.now))
+        except Refused:
+            assert self.saga.status in ("compensating", "succeeded", "failed")
+
     @rule(seconds=sampled_from((1, 59, 61, 121)))
     def time_passes(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
@@ -62,9 +74,9 @@ class Deployment(RuleBasedStateMachine):
     @invariant()
     def it_is_at_one_step_until_it_has_ended(self) -> None:
         busy = [step for step in self.saga.steps if step.status in ("running", "compensating")]
-        ended = self.saga.status in ("succeeded", "failed")
-        assert len(busy) == (0 if ended else 1)
-        assert (self.saga.deadline is None) == ended
+        idle = self.saga.status in ("queued", "succeeded", "failed")
+        assert len(busy) == (0 if idle else 1)
+        assert (self.saga.deadline is None) == idle
 
     @invariant()
     def it_tells_its_end_once(self) -> None:
@@ -82,7 +94,7 @@ class Deployment(RuleBasedStateMachine):
         assert undone == to_undo[: len(undone)]
         if self.saga.status == "failed":
             assert undone == to_undo
-        if self.saga.status in ("running", "succeeded"):
+        if self.saga.status in ("queued", "waiting", "running", "succeeded"):
             assert undone == []
 
     @invariant()
@@ -94,6 +106,7 @@ class Deployment(RuleBasedStateMachine):
     def teardown(self) -> None:
         """However it stands, time alone brings it to an end."""
         for _ in range(2 * len(NAMES)):
+            self.it_is_its_turn()
             self.time_passes(121)
             self.time_passes(61)
         assert self.saga.status in ("succeeded", "failed")
@@ -104,7 +117,7 @@ TestDeployment.settings = settings(max_examples=300, stateful_step_count=25, dea
 
 
 def test_what_can_not_be_undone_in_time_is_said_to_be_stuck() -> None:
-    saga = Saga.begin("pooled", "deploy", NOW).done("allocate", "self", NOW)
+    saga = Saga.order("pooled", "deploy", NOW).start(NOW).done("allocate", "self", NOW)
     saga = saga.timed_out(NOW + timedelta(minutes=2))
     assert (saga.status, saga.failed_step) == ("compensating", "prepare_workspaces")
     assert saga.reason == "prepare_workspaces gave up after 120 s: no answer from billing, customer"
@@ -117,7 +130,7 @@ def test_what_can_not_be_undone_in_time_is_said_to_be_stuck() -> None:
 
 
 def test_the_last_answer_ends_a_deployment_well() -> None:
-    saga = Saga.begin("pooled", "deploy", NOW)
+    saga = Saga.order("pooled", "deploy", NOW).start(NOW)
     for name, who in (
         ("allocate", "self"),
         ("prepare_workspaces", "billing"),
@@ -131,18 +144,59 @@ def test_the_last_answer_ends_a_deployment_well() -> None:
     assert all(step.status == "succeeded" for step in saga.steps)
 
 
-def test_grace_is_waited_for_and_left_out_where_there_is_none() -> None:
-    at_once = Saga.begin("pooled", "suspend", NOW)
-    assert [step.name for step in at_once.steps] == ["close_access", "verify_closed"]
-    saga = Saga.begin("pooled", "suspend", NOW, GRACE)
+def test_grace_is_waited_for_without_a_place_and_left_out_where_there_is_none() -> None:
+    at_once = Saga.order("pooled", "suspend", NOW)
+    assert ([step.name for step in at_once.steps], at_once.status) == (["close_access", "verify_closed"], "queued")
+    saga = Saga.order("pooled", "suspend", NOW, GRACE)
     assert [step.name for step in saga.steps] == ["grace", "close_access", "verify_closed"]
+    assert saga.status == "waiting"
     assert saga.current is not None
     assert saga.current.until == NOW + GRACE
     assert saga.timed_out(NOW + GRACE) is saga
-    assert saga.done("grace", "self", NOW + GRACE).commands[-1:] == (Command.REQUEST_TRANSITION,)
+    assert saga.start(NOW) is saga
+    saga = saga.done("grace", "self", NOW + GRACE)
+    assert saga.status == "queued"
+    saga = saga.start(NOW + GRACE)
+    assert (saga.status, saga.commands[-1]) == ("running", Command.REQUEST_TRANSITION)
 
 
-def test_what_nobody_knows_is_not_begun() -> None:
+def test_what_nobody_knows_is_not_ordered() -> None:
     for target, operation in (("pooled", "explode"), ("nowhere", "deploy")):
         with pytest.raises(Unknown):
-            Saga.begin(target, operation, NOW)
+            Saga.order(target, operation, NOW)
+
+
+def test_one_that_failed_goes_on_with_what_is_not_done_any_more() -> None:
+    saga = Saga.order("pooled", "resume", NOW).start(NOW).done("verify", "self", NOW)
+    for state in (saga, Saga.order("pooled", "resume", NOW)):
+        with pytest.raises(Refused, match="only one that failed"):
+            state.retry()
+    saga = saga.done("open_access", "tenant", NOW).failed("verify_open", "it was refused", NOW)
+    saga = saga.undone("open_access", "tenant", NOW)
+    assert [step.status for step in saga.steps] == ["succeeded", "compensated", "failed"]
+    saga = saga.retry()
+    assert (saga.status, saga.reason, saga.failed_step) == ("queued", None, None)
+    saga = saga.start(NOW)
+    assert [step.status for step in saga.steps] == ["succeeded", "running", "pending"]
+    assert saga.commands == (Command.START, Command.REQUEST_TRANSITION)
+
+
+def test_the_log_tells_each_change_in_its_order() -> None:
+    states = [Saga.order("pooled", "deploy", NOW)]
+    states.append(states[-1].start(NOW))
+    states.append(states[-1].done("allocate", "self", NOW))
+    states.append(states[-1].done("prepare_workspaces", "billing", NOW))
+    states.append(states[-1].failed("prepare_workspaces", "it broke", NOW))
+    nothing = Saga("pooled", "deploy", ())
+    told = [
+        [(entry.step, entry.status, entry.message) for entry in between(before, after)]
+        for before, after in zip([nothing, *states], states, strict=False)
+    ]
+    assert told == [
+        [(None, "queued", None)],
+        [("allocate", "running", None), (None, "running", None)],
+        [("allocate", "succeeded", None), ("prepare_workspaces", "running", "waits for billing and customer")],
+        [("prepare_workspaces", "running", "billing answered")],
+        [("prepare_workspaces", "compensating", "it broke"), (None, "compensating", "it broke")],
+    ]
+    assert between(states[-1], states[-1]) == []

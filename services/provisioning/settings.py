@@ -1,0 +1,23 @@
+"""Settings of deployments, read from the environment once, at start."""
+
+from functools import cache
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class DeploymentSettings(BaseSettings):
+    """How deployments are worked on; a variable is `DEPLOYMENT_` and a name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="DEPLOYMENT_", extra="ignore", frozen=True)
+
+    at_once: int = Field(default=50, gt=0)
+    """Deployments that run at once at each target; the others wait in a queue."""
+    lease_seconds: float = Field(default=3.0, gt=0)
+    """For how long a worker that is not heard of keeps a deployment, before another takes it over."""
+
+
+@cache
+def deployment_settings() -> DeploymentSettings:
+    """Return the settings of this process."""
+    return DeploymentSettings()

@@ -1,0 +1,50 @@
+"""Deployments in tests: ordered, followed to their end."""
+
+from typing import Any
+
+import asyncpg
+
+from deploy.stack.stack import Stack
+from tests.api import Api, eventually
+
+V1 = "/api/v1"
+
+
+async def ordered(platform: Api, tenant: str, **body: Any) -> str:
+    """Order an operation, and return the deployment's id."""
+    accepted = await platform.send("POST", f"{V1}/tenants/{tenant}/deployments", body)
+    found: str = accepted.expect(202)["deployment_id"]
+    return found
+
+
+async def ended(platform: Api, deployment: str) -> dict[str, Any]:
+    """Return a deployment that has ended, once the tenant service knows of it as well."""
+
+    async def over() -> Any:
+        found = (await platform.send("GET", f"{V1}/deployments/{deployment}")).expect(200)
+        return found if found["status"] in ("succeeded", "failed") else None
+
+    found: dict[str, Any] = await eventually(over)
+    return found
+
+
+async def done(platform: Api, stack: Stack, tenant: str, **body: Any) -> dict[str, Any]:
+    """Do an operation to its end, after which the next one can be ordered."""
+    found = await ended(platform, await ordered(platform, tenant, **body))
+    assert found["status"] == "succeeded", found
+    await settled(stack, tenant)
+    return found
+
+
+async def settled(stack: Stack, tenant: str) -> None:
+    connection = await asyncpg.connect(stack.database_url("tenant", "consumer"))
+    try:
+        await connection.execute(f"set app.tenant_ids = '{tenant}'")
+
+        async def none_open() -> bool:
+            count = await connection.fetchval("select count(*) from deployment_order where ended_at is null")
+            return bool(count == 0)
+
+        await eventually(none_open)
+    finally:
+        await connection.close()
