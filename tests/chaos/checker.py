@@ -42,6 +42,9 @@ _TENANT = {
     "TenantDeploying",
     "TenantDeploymentFailed",
     "TenantActivated",
+    "TenantSuspended",
+    "TenantMaintenanceStarted",
+    "TenantResumed",
 }
 _CUSTOMER = {"CustomerCreated", "CustomerUpdated", "CustomerTerminated"}
 _SUBSCRIPTION = {"SubscriptionActivated", "SubscriptionCancelled"}
@@ -63,7 +66,15 @@ HANDLED = {
     "integration": (tuple(FEED), set[str]().union(*FEED.values())),
     "tenant": (
         ("provisioning.deployment.v1",),
-        {"AdministratorRequested", "AdministratorRemovalRequested", "DeploymentSucceeded", "DeploymentFailed"},
+        {
+            "AdministratorRequested",
+            "AdministratorRemovalRequested",
+            "TenantTransitionRequested",
+            "TenantTransitionReversalRequested",
+            "DeploymentStarted",
+            "DeploymentSucceeded",
+            "DeploymentFailed",
+        },
     ),
     "customer": (("provisioning.deployment.v1",), {"WorkspaceRequested", "WorkspaceRemovalRequested"}),
     "billing-workspaces": (("provisioning.deployment.v1",), {"WorkspaceRequested", "WorkspaceRemovalRequested"}),
@@ -78,6 +89,9 @@ HANDLED = {
             "CustomerWorkspaceRemoved",
             "BillingWorkspaceRemoved",
             "AdministratorRemoved",
+            "TenantTransitionMade",
+            "TenantTransitionRefused",
+            "TenantTransitionReversed",
         },
     ),
 }
@@ -94,7 +108,7 @@ EFFECTS = {
 """What an event causes, and how often: itself events, of which each says what caused it."""
 
 WORK = {
-    "provisioning": "select count(*) from deployment where status in ('running', 'compensating')",
+    "provisioning": "select count(*) from deployment where status not in ('succeeded', 'failed')",
     "customer": "select count(*) from customer_import where finished_at is null",
     "billing": "select count(*) from billing_run where finished_at is null",
 }
