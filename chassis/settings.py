@@ -76,6 +76,8 @@ class Settings(TelemetrySettings, KafkaSettings):
     jwks_url: str = "http://127.0.0.1:8101/.well-known/jwks.json"
     gateway_url: str = "http://127.0.0.1:8000"
     redis_url: str | None = None
+    export_directory: Path | None = None
+    """Where the data of tenants that leave is written; without it none can."""
     bootstrap_admin_email: str | None = None
     bootstrap_admin_password: SecretStr | None = None
 

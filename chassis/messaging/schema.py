@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from chassis.persistence.schema import service_name
+from chassis.persistence.schema import guard, service_name
 
 _EVENT = """
     event_id uuid not null,
@@ -115,6 +115,48 @@ def let_administrators_repair() -> None:
         f"grant insert on inbox to {api}",
     ):
         op.execute(statement)
+
+
+_DEPARTURE = """
+create table departure (
+    tenant_id uuid not null,
+    deployment_id uuid not null,
+    files jsonb,
+    tables jsonb,
+    exported_at timestamptz,
+    deleted_at timestamptz,
+    version int not null,
+    primary key (tenant_id, deployment_id)
+);
+
+-- Events that tell of a tenant, but for those on topics that are kept; returns how many it deleted, and are left. Those
+-- that wait in the outbox are left to the relay, and counted.
+create function forget_tenant_events(tenant uuid, kept text[], out deleted bigint, out remaining bigint)
+language plpgsql security definer set search_path = public as $$
+declare
+    letters bigint[];
+    more bigint;
+begin
+    select coalesce(array_agg(id), '{}') into letters from dead_letter
+        where headers @> jsonb_build_array(jsonb_build_array('ce_tenantid', encode(tenant::text::bytea, 'base64')));
+    delete from dead_letter_action where letter_id = any(letters);
+    delete from dead_letter where id = any(letters);
+    get diagnostics deleted = row_count;
+    delete from journal where tenant_id = tenant and topic <> all(kept);
+    get diagnostics more = row_count;
+    deleted := deleted + more;
+    select count(*) into remaining from outbox where tenant_id = tenant and topic <> all(kept);
+end $$;
+revoke execute on function forget_tenant_events(uuid, text[]) from public;
+"""
+
+
+def let_tenants_leave() -> None:
+    """Keep what was written down and deleted of tenants that left, and let the consumer forget events about them."""
+    for statement in _split(_DEPARTURE):
+        op.get_bind().exec_driver_sql(statement)
+    guard("departure")
+    op.execute(f"grant execute on function forget_tenant_events(uuid, text[]) to {service_name()}_consumer")
 
 
 def _split(script: str) -> list[str]:

@@ -17,6 +17,8 @@ ENTER = "tenants:enter"
 CLOSED = {
     "suspended": ("tenant-suspended", "The tenant is suspended."),
     "maintenance": ("tenant-in-maintenance", "The tenant is in maintenance. Try again later."),
+    "deprovisioning": ("tenant-deprovisioning", "The tenant is leaving the platform."),
+    "deprovisioned": ("tenant-deprovisioned", "The tenant has left the platform."),
 }
 """The kind of problem and its detail, by each status in which a tenant's users are refused."""
 

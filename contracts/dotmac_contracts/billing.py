@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import Field
 
 from dotmac_contracts import topics
+from dotmac_contracts.departure import DataDeleted, DataExported
 from dotmac_contracts.envelope import Event
 from dotmac_contracts.money import Money
 
@@ -147,3 +148,11 @@ class PaymentReceived(Event, topic=topics.BILLING_PAYMENT):
     received_at: datetime = Field(description="When, in UTC.")
     allocated: Money = Field(description="The part that paid invoices.")
     unallocated: Money = Field(description="The part that stays as credit.")
+
+
+class BillingDataExported(DataExported, topic=topics.BILLING_DEPARTURE):
+    """The billing service has written a tenant's data down, or could not."""
+
+
+class BillingDataDeleted(DataDeleted, topic=topics.BILLING_DEPARTURE):
+    """The billing service has deleted a tenant's data, and has counted what is left."""

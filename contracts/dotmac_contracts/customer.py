@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import Field
 
 from dotmac_contracts import topics
+from dotmac_contracts.departure import DataDeleted, DataExported
 from dotmac_contracts.envelope import Event
 
 
@@ -63,3 +64,11 @@ class CustomerWorkspaceRemoved(Event, topic=topics.CUSTOMER_WORKSPACE):
 
     tenant_id: UUID = Field(description="The tenant.")
     deployment_id: UUID = Field(description="The deployment that failed.")
+
+
+class CustomerDataExported(DataExported, topic=topics.CUSTOMER_DEPARTURE):
+    """The customer service has written a tenant's data down, or could not."""
+
+
+class CustomerDataDeleted(DataDeleted, topic=topics.CUSTOMER_DEPARTURE):
+    """The customer service has deleted a tenant's data, and has counted what is left."""

@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import Field
 
 from dotmac_contracts import topics
+from dotmac_contracts.departure import DataDeleted, DataExported
 from dotmac_contracts.envelope import Event
 
 
@@ -52,3 +53,11 @@ class WebhookEndpointDeleted(Event, topic=topics.INTEGRATION_WEBHOOK):
 
     endpoint_id: UUID = Field(description="The webhook endpoint.")
     tenant_id: UUID = Field(description="The ISP.")
+
+
+class IntegrationDataExported(DataExported, topic=topics.INTEGRATION_DEPARTURE):
+    """The integration service has written a tenant's data down, or could not."""
+
+
+class IntegrationDataDeleted(DataDeleted, topic=topics.INTEGRATION_DEPARTURE):
+    """The integration service has deleted a tenant's data, and has counted what is left."""

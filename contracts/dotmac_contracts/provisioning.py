@@ -19,7 +19,9 @@ class DeploymentStarted(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
 
     target: Target = Field(description="Where to.")
     operation: str = Field(
-        default="deploy", description="`deploy`, `suspend`, `maintain` or `resume`; more may come.", examples=["deploy"]
+        default="deploy",
+        description="`deploy`, `suspend`, `maintain`, `resume`, `deprovision`; more may come.",
+        examples=["deploy"],
     )
 
 
@@ -58,6 +60,16 @@ class TenantTransitionReversalRequested(_Deployment, topic=topics.PROVISIONING_D
     """A deployment failed: the tenant is to go back to the status that it had before."""
 
     step: str = Field(description="The deployment's step that is undone.", examples=["close_access"])
+
+
+class DataExportRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """A tenant leaves: every service is to write its data down."""
+
+
+class DataDeletionRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+    """A tenant leaves: every service is to delete its data, and to count what is left."""
+
+    step: str = Field(description="The deployment's step that asks for it.", examples=["delete_data"])
 
 
 class DeploymentSucceeded(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):

@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, Field
 
 from dotmac_contracts import topics
+from dotmac_contracts.departure import DataDeleted, DataExported
 from dotmac_contracts.envelope import Event
 
 Target = Literal["pooled"]
@@ -35,7 +36,8 @@ class TenantSnapshot(_Tenant, topic=topics.TENANT_SNAPSHOT):
     """An ISP as it is now; what was told of it before need not be known."""
 
     status: str = Field(
-        description="`registered`, `deploying`, `active`, `suspended`, `maintenance` or `failed`; more may come.",
+        description="`registered`, `deploying`, `active`, `suspended`, `maintenance`, `deprovisioning`,"
+        " `deprovisioned` or `failed`; more may come.",
         examples=["active"],
     )
     deployment_id: UUID | None = Field(default=None, description="Its last deployment, if one was asked for.")
@@ -83,6 +85,20 @@ class TenantResumed(_Transition, topic=topics.TENANT):
     """A tenant that was suspended, or worked on, is active again."""
 
 
+class TenantDeprovisioning(_Transition, topic=topics.TENANT):
+    """A tenant leaves: nobody uses it any more, and its data will be written down and deleted."""
+
+
+class TenantDeprovisioningCancelled(_Transition, topic=topics.TENANT):
+    """A tenant does not leave after all, and is what it was before."""
+
+    status: str = Field(description="What it is again.", examples=["active"])
+
+
+class TenantDeprovisioned(_Transition, topic=topics.TENANT):
+    """A tenant has left, and its data is deleted."""
+
+
 class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     """The platform asks for an operation on a tenant's deployment: by default that it be deployed."""
 
@@ -98,7 +114,9 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
         description="Who becomes its first administrator.", examples=["admin@acme.example"]
     )
     operation: str = Field(
-        default="deploy", description="`deploy`, `suspend`, `maintain` or `resume`; more may come.", examples=["deploy"]
+        default="deploy",
+        description="`deploy`, `suspend`, `maintain`, `resume`, `deprovision`; more may come.",
+        examples=["deploy"],
     )
     reason: str | None = Field(default=None, description="Why, if it was said.", examples=["The invoice is overdue."])
     grace_seconds: int = Field(default=0, description="How long to wait before it takes effect.", examples=[0])
@@ -318,3 +336,11 @@ class SessionEnded(_Session, topic=topics.TENANT_SESSION):
         description="`signed-out`, `revoked`, `reused` (a refresh token came twice), `password-changed` or another.",
         examples=["signed-out"],
     )
+
+
+class TenantDataExported(DataExported, topic=topics.TENANT_DEPARTURE):
+    """The tenant service has written a tenant's data down, or could not."""
+
+
+class TenantDataDeleted(DataDeleted, topic=topics.TENANT_DEPARTURE):
+    """The tenant service has deleted a tenant's data, and has counted what is left."""

@@ -89,6 +89,30 @@ INTEGRATION_WEBHOOK = Topic(
     "Webhook endpoints: created, changed, disabled, deleted.",
     public=True,
 )
+TENANT_DEPARTURE = Topic(
+    "tenant.departure.v1",
+    "tenant",
+    "deployment_id",
+    "What the tenant service wrote down and deleted of tenants that leave.",
+)
+CUSTOMER_DEPARTURE = Topic(
+    "customer.departure.v1",
+    "customer",
+    "deployment_id",
+    "What the customer service wrote down and deleted of tenants that leave.",
+)
+BILLING_DEPARTURE = Topic(
+    "billing.departure.v1",
+    "billing",
+    "deployment_id",
+    "What the billing service wrote down and deleted of tenants that leave.",
+)
+INTEGRATION_DEPARTURE = Topic(
+    "integration.departure.v1",
+    "integration",
+    "deployment_id",
+    "What the integration service wrote down and deleted of tenants that leave.",
+)
 
 ALL: tuple[Topic, ...] = (
     TENANT,
@@ -111,4 +135,8 @@ ALL: tuple[Topic, ...] = (
     BILLING_INVOICE,
     BILLING_PAYMENT,
     INTEGRATION_WEBHOOK,
+    TENANT_DEPARTURE,
+    CUSTOMER_DEPARTURE,
+    BILLING_DEPARTURE,
+    INTEGRATION_DEPARTURE,
 )

@@ -317,6 +317,7 @@ The platform is ready.
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka,
             "JWKS_URL": f"{self.url('tenant')}/.well-known/jwks.json",
             "GATEWAY_URL": self.gateway_url,
+            "EXPORT_DIRECTORY": str(self._place.path / "exports"),
             "HOST": "127.0.0.1",
             "PORT": str(self.ports[name]),
             **({"KAFKA_IDEMPOTENCE": str(self._broker.idempotence).lower()} if self._broker else {}),

@@ -3,7 +3,7 @@
 from chassis.service import Microservice
 from chassis.worker import Worker
 from services.billing.api import catalogue, invoicing
-from services.billing.consumers import customers, snapshots, workspaces
+from services.billing.consumers import customers, departures, snapshots, workspaces
 from services.billing.use_cases.run_billing import BillingRuns
 
 MICROSERVICE = Microservice(
@@ -14,6 +14,7 @@ MICROSERVICE = Microservice(
         workspaces.subscription(service),
         customers.subscription(service),
         snapshots.subscription(service),
+        departures.subscription(service),
     ],
     workers=lambda service: [Worker("billing-runs", BillingRuns(service).step, poll_seconds=0.5)],
 )

@@ -5,7 +5,7 @@ from functools import partial
 from chassis.service import Microservice
 from chassis.worker import Worker
 from services.customer.api import customers, imports
-from services.customer.consumers import snapshots, workspaces
+from services.customer.consumers import departures, snapshots, workspaces
 from services.customer.use_cases.run_import import run_import
 
 MICROSERVICE = Microservice(
@@ -13,6 +13,10 @@ MICROSERVICE = Microservice(
     title="Customers",
     routers=[imports.router, customers.router],
     streams=["/api/v1/customers/imports"],
-    subscriptions=lambda service: [workspaces.subscription(service), snapshots.subscription(service)],
+    subscriptions=lambda service: [
+        workspaces.subscription(service),
+        snapshots.subscription(service),
+        departures.subscription(service),
+    ],
     workers=lambda service: [Worker("imports", partial(run_import, service), poll_seconds=0.5)],
 )

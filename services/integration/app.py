@@ -6,7 +6,7 @@ from chassis.persistence.listener import Listener
 from chassis.service import Microservice, Service
 from chassis.worker import Worker
 from services.integration.api import feed, webhooks
-from services.integration.consumers import events
+from services.integration.consumers import departures, events
 from services.integration.settings import webhook_settings
 from services.integration.use_cases.deliver import Dispatcher
 from services.integration.use_cases.forget_events import forget_events
@@ -30,7 +30,7 @@ MICROSERVICE = Microservice(
     name="integration",
     title="Events and webhooks",
     routers=[feed.router, webhooks.router],
-    subscriptions=lambda service: [events.subscription(service)],
+    subscriptions=lambda service: [events.subscription(service), departures.subscription(service)],
     workers=_workers,
     listeners=_listeners,
 )

@@ -2,7 +2,7 @@
 
 from chassis.service import Microservice
 from services.tenant.api import auth, credentials, roles, second_factor, sessions, tenants, users
-from services.tenant.consumers import deployments, snapshots
+from services.tenant.consumers import departures, deployments, snapshots
 from services.tenant.use_cases.bootstrap import bootstrap
 
 MICROSERVICE = Microservice(
@@ -18,6 +18,10 @@ MICROSERVICE = Microservice(
         roles.router,
         credentials.router,
     ],
-    subscriptions=lambda service: [deployments.subscription(service), snapshots.subscription(service)],
+    subscriptions=lambda service: [
+        deployments.subscription(service),
+        snapshots.subscription(service),
+        departures.subscription(service),
+    ],
     prepare=bootstrap,
 )

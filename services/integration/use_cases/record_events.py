@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from chassis.departure import departed
 from chassis.ids import new_id
 from chassis.messaging.subscription import Received
 from chassis.persistence.database import Transaction
@@ -23,14 +24,18 @@ async def record_events(tx: Transaction, service: Service, received: Sequence[Re
     The feeds' rows are held until the transaction ends. All of a batch are taken at its first event, in the order of
     their ids: two batches with the same tenants wait for each other, and never both ways.
     """
+    gone = await departed(tx)
+    received = [item for item in received if item.envelope.tenantid not in gone]
+    if not received:
+        return
     new = Counter(item.envelope.tenantid for item in received)
     rows = await tx.fetch(
         "insert into feed (tenant_id, position)"
         " select t, n from unnest($1::uuid[], $2::bigint[]) as x (t, n) order by t"
         " on conflict (tenant_id) do update set position = feed.position + excluded.position"
         " returning tenant_id, position",
-        list(tx.tenants),
-        [new[tenant] for tenant in tx.tenants],
+        list(new),
+        list(new.values()),
     )
     free = {row["tenant_id"]: row["position"] - new[row["tenant_id"]] for row in rows}
     events: list[tuple[UUID, int, UUID, str, bytes]] = []

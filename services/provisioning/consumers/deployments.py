@@ -1,6 +1,6 @@
 """What moves a deployment on: the request, and the answers of the services that take part."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -19,12 +19,11 @@ from dotmac_contracts.tenant import (
     TenantTransitionRefused,
     TenantTransitionReversed,
 )
+from services.provisioning.consumers import departures
+from services.provisioning.consumers.departures import Move
 from services.provisioning.domain.saga import Saga, Unknown
 from services.provisioning.tables import lock_deployments
 from services.provisioning.use_cases.advance import DEPLOYER, Unfolding, save
-
-Move = Callable[[Saga, Any, datetime], Saga]
-"""Gives a saga's next state from an event about it."""
 
 
 def subscription(service: Service) -> Subscription:
@@ -86,7 +85,13 @@ def subscription(service: Service) -> Subscription:
 
     return Subscription(
         "provisioning",
-        [topics.TENANT_DEPLOYMENT, topics.TENANT_USER, topics.CUSTOMER_WORKSPACE, topics.BILLING_WORKSPACE],
+        [
+            topics.TENANT_DEPLOYMENT,
+            topics.TENANT_USER,
+            topics.CUSTOMER_WORKSPACE,
+            topics.BILLING_WORKSPACE,
+            *departures.TOPICS,
+        ],
         {
             DeploymentRequested: requested,
             CustomerWorkspaceReady: done("prepare_workspaces", "customer"),
@@ -98,5 +103,6 @@ def subscription(service: Service) -> Subscription:
             TenantTransitionMade: made,
             TenantTransitionReversed: reversed_,
             TenantTransitionRefused: refused,
+            **departures.handlers(advance),
         },
     )

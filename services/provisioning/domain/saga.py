@@ -19,6 +19,8 @@ class Command(StrEnum):
     REQUEST_WORKSPACES = "request_workspaces"
     REQUEST_ADMINISTRATOR = "request_administrator"
     REQUEST_TRANSITION = "request_transition"
+    REQUEST_EXPORT = "request_export"
+    REQUEST_DELETION = "request_deletion"
     VERIFY = "verify"
     VERIFY_CLOSED = "verify_closed"
     VERIFY_OPEN = "verify_open"
@@ -40,6 +42,8 @@ class Recipe:
     undo: Command | None = None
     status: str | None = None
     """The tenant's status that the step leads to, or verifies."""
+    final: bool = False
+    """Whether nothing can be undone any more once it has begun."""
 
 
 def _verify(command: Command, status: str | None = None) -> Recipe:
@@ -87,12 +91,39 @@ def _close(status: str) -> tuple[Recipe, ...]:
 # What is there is looked at before anybody is let in to it.
 _RESUME = (GRACE, _verify(Command.VERIFY), _transition("open_access", "active"), _verify(Command.VERIFY_OPEN, "active"))
 
+_HOLDERS = frozenset({"tenant", "customer", "billing", "integration"})
+"""The services that hold data of tenants."""
+
+
+def _deletion(name: str) -> Recipe:
+    return Recipe(name, Command.REQUEST_DELETION, timedelta(minutes=10), _HOLDERS, final=True)
+
+
+_DEPROVISION = (
+    _transition("close_access", "deprovisioning"),
+    _verify(Command.VERIFY_CLOSED, "deprovisioning"),
+    GRACE,
+    Recipe("export_data", Command.REQUEST_EXPORT, timedelta(minutes=10), _HOLDERS),
+    _deletion("delete_data"),
+    # Once more: what was under way when it was deleted is gone as well, and the counts are the proof.
+    _deletion("prove_deletion"),
+    Recipe(
+        "retire",
+        Command.REQUEST_TRANSITION,
+        timedelta(minutes=1),
+        frozenset({"tenant"}),
+        status="deprovisioned",
+        final=True,
+    ),
+)
+
 RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
     "pooled": {
         "deploy": _DEPLOY,
         "suspend": _close("suspended"),
         "maintain": _close("maintenance"),
         "resume": _RESUME,
+        "deprovision": _DEPROVISION,
     }
 }
 """By target and operation."""
@@ -160,6 +191,8 @@ class Saga:
     def cancel(self, reason: str, now: datetime) -> "Saga":
         """Give up because somebody wants it, and undo what was begun; Refused if it is over, or being undone."""
         step = self.current
+        if self._is_final:
+            raise Refused("what it has done can't be undone any more")
         if self.status in ("waiting", "running") and step is not None:
             return self.failed(step.name, reason, now)
         if self.status != "queued":
@@ -251,6 +284,12 @@ class Saga:
             return None
         return replace(step, waiting_for=step.waiting_for - {who})
 
+    @property
+    def _is_final(self) -> bool:
+        """Whether it has begun what can't be undone."""
+        steps = zip(self.recipes, self.steps, strict=True)
+        return any(recipe.final and step.status != "pending" for recipe, step in steps)
+
     def recipe(self, name: str) -> Recipe:
         """Return how a step is done."""
         return next(recipe for recipe in self.recipes if recipe.name == name)
@@ -263,7 +302,8 @@ class Saga:
         return replace(self._with(step), status=status, commands=(*self.commands, recipe.do))
 
     def _undo_next(self, now: datetime) -> "Saga":
-        for recipe, step in reversed(list(zip(self.recipes, self.steps, strict=True))):
+        steps = [] if self._is_final else list(zip(self.recipes, self.steps, strict=True))
+        for recipe, step in reversed(steps):
             if recipe.undo is not None and step.status in ("succeeded", "failed"):
                 saga = self._with(replace(step, status="compensating", waiting_for=recipe.answers, since=now))
                 return replace(saga, commands=(*saga.commands, recipe.undo))

@@ -15,6 +15,8 @@ from dotmac_contracts.envelope import Envelope, Event
 from dotmac_contracts.provisioning import (
     AdministratorRemovalRequested,
     AdministratorRequested,
+    DataDeletionRequested,
+    DataExportRequested,
     DeploymentFailed,
     DeploymentStarted,
     DeploymentSucceeded,
@@ -171,6 +173,10 @@ def _event(command: Command, row: Any, saga: Saga) -> Event | None:
             )
         case Command.REVERSE_TRANSITION:
             return TenantTransitionReversalRequested(**ids, step=_step_at(saga))
+        case Command.REQUEST_EXPORT:
+            return DataExportRequested(**ids)
+        case Command.REQUEST_DELETION:
+            return DataDeletionRequested(**ids, step=_step_at(saga))
         case Command.TELL_SUCCESS:
             return DeploymentSucceeded(**ids)
         case Command.TELL_FAILURE:

@@ -44,7 +44,9 @@ class TenantView(RowView):
     currency: str
     country: str
     time_zone: str
-    status: str = Field(description="registered, deploying, active, suspended, maintenance or failed")
+    status: str = Field(
+        description="registered, deploying, active, suspended, maintenance, deprovisioning, deprovisioned or failed"
+    )
     deployment_id: UUID | None
     version: int
     created_at: datetime
@@ -60,7 +62,9 @@ class OperationOrder(Strict):
 
     operation: Operation = Operation.DEPLOY
     reason: Text | None = Field(default=None, description="Why; the tenant is told.")
-    grace_seconds: Whole = Field(0, ge=0, le=366 * 24 * 3600, description="How long to wait before it takes effect.")
+    grace_seconds: Annotated[int, Field(strict=True, ge=0, le=366 * 24 * 3600)] | None = Field(
+        default=None, description="How long to wait before it takes effect: not at all, but 30 days to deprovision."
+    )
 
 
 class TransitionView(BaseModel):

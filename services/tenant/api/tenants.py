@@ -26,13 +26,14 @@ from services.tenant.api.models import (
     TenantView,
     TransitionView,
 )
-from services.tenant.domain.tenant import Profile, Refused
+from services.tenant.domain.tenant import Profile, Refused, Status
 from services.tenant.tables import TENANT_COLUMNS
 from services.tenant.use_cases.invite import invite_administrator
 from services.tenant.use_cases.register_tenant import register_tenant
 from services.tenant.use_cases.request_deployment import request_deployment
 from services.tenant.use_cases.update_tenant import update_tenant
 
+_ANY_STATUS = f"^({'|'.join(Status)})$"
 router = APIRouter(prefix="/api/v1", tags=["Tenants"])
 Reader = Annotated[Principal, Depends(require("tenants:read"))]
 Writer = Annotated[Principal, Depends(require("tenants:write"))]
@@ -59,7 +60,10 @@ async def list_tenants(
     who: Reader,
     limit: Limit = 50,
     cursor: Cursor = None,
-    status: Annotated[str | None, Query(pattern="^(registered|deploying|active|suspended|maintenance|failed)$")] = None,
+    status: Annotated[
+        str | None,
+        Query(pattern=_ANY_STATUS),
+    ] = None,
     slug: Annotated[str | None, Query(max_length=40, pattern=PLAIN)] = None,
 ) -> Response:
     """List tenants, in the order in which they were registered."""
@@ -156,7 +160,8 @@ async def deploy_tenant(
     """Ask for an operation on a tenant, which is a deployment; follow it at the Location.
 
     deploy: a tenant that is registered, or whose deployment failed. suspend, maintain: an active one, whose users are
-    refused from then on (403) with the reason. resume: one that is suspended or in maintenance. One at a time.
+    refused from then on (403) with the reason. resume: one that is suspended or in maintenance.
+    deprovision: nobody uses it any more; after the grace its data is written down, deleted, and counted. One at a time.
     """
     return await _order(request, service, who, tenant_id, body)
 

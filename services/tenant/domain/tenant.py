@@ -18,16 +18,30 @@ class Status(StrEnum):
     ACTIVE = "active"
     SUSPENDED = "suspended"
     MAINTENANCE = "maintenance"
+    DEPROVISIONING = "deprovisioning"
+    DEPROVISIONED = "deprovisioned"
     FAILED = "failed"
 
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
-    Status.REGISTERED: frozenset({Status.DEPLOYING}),
+    Status.REGISTERED: frozenset({Status.DEPLOYING, Status.DEPROVISIONING}),
     Status.DEPLOYING: frozenset({Status.ACTIVE, Status.FAILED}),
-    Status.ACTIVE: frozenset({Status.SUSPENDED, Status.MAINTENANCE}),
-    Status.SUSPENDED: frozenset({Status.ACTIVE}),
-    Status.MAINTENANCE: frozenset({Status.ACTIVE}),
-    Status.FAILED: frozenset({Status.DEPLOYING}),
+    Status.ACTIVE: frozenset({Status.SUSPENDED, Status.MAINTENANCE, Status.DEPROVISIONING}),
+    Status.SUSPENDED: frozenset({Status.ACTIVE, Status.DEPROVISIONING}),
+    Status.MAINTENANCE: frozenset({Status.ACTIVE, Status.DEPROVISIONING}),
+    Status.FAILED: frozenset({Status.DEPLOYING, Status.DEPROVISIONING}),
+    # Back to where it was, until the first row is deleted.
+    Status.DEPROVISIONING: frozenset(
+        {
+            Status.DEPROVISIONED,
+            Status.REGISTERED,
+            Status.ACTIVE,
+            Status.SUSPENDED,
+            Status.MAINTENANCE,
+            Status.FAILED,
+        }
+    ),
+    Status.DEPROVISIONED: frozenset(),
 }
 """From which status a tenant can go to which."""
 
@@ -39,6 +53,7 @@ class Operation(StrEnum):
     SUSPEND = "suspend"
     MAINTAIN = "maintain"
     RESUME = "resume"
+    DEPROVISION = "deprovision"
 
 
 _BEGINS_IN: Mapping[Operation, frozenset[Status]] = {
@@ -46,7 +61,19 @@ _BEGINS_IN: Mapping[Operation, frozenset[Status]] = {
     Operation.SUSPEND: frozenset({Status.ACTIVE}),
     Operation.MAINTAIN: frozenset({Status.ACTIVE}),
     Operation.RESUME: frozenset({Status.SUSPENDED, Status.MAINTENANCE}),
+    Operation.DEPROVISION: frozenset(
+        {
+            Status.REGISTERED,
+            Status.ACTIVE,
+            Status.SUSPENDED,
+            Status.MAINTENANCE,
+            Status.DEPROVISIONING,
+            Status.FAILED,
+        }
+    ),
 }
+GRACE_SECONDS: Mapping[Operation, int] = {Operation.DEPROVISION: 30 * 24 * 3600}
+"""How long an operation waits where nobody says how long; the others not at all."""
 
 
 class Refused(Exception):

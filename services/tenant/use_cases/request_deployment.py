@@ -8,7 +8,7 @@ from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.tenant import DeploymentRequested
-from services.tenant.domain.tenant import Operation, Refused
+from services.tenant.domain.tenant import GRACE_SECONDS, Operation, Refused
 from services.tenant.tables import lock_tenant
 from services.tenant.use_cases.transition import transition
 
@@ -20,13 +20,15 @@ async def request_deployment(
     requested_by: str,
     operation: Operation = Operation.DEPLOY,
     reason: str | None = None,
-    grace_seconds: int = 0,
+    grace_seconds: int | None = None,
 ) -> UUID:
     """Return the id of the deployment that was ordered; Refused if the tenant's state forbids it."""
     tenant = await lock_tenant(tx, tenant_id)
     if tenant is None:
         raise NotFound("tenant", tenant_id)
     deployment_id = new_id()
+    if grace_seconds is None:
+        grace_seconds = GRACE_SECONDS.get(operation, 0)
     ordered = tenant.order(operation, deployment_id)
     under_way = await tx.fetchrow(
         "select deployment_id, operation from deployment_order where tenant_id = $1 and ended_at is null", tenant_id

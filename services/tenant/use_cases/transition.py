@@ -11,6 +11,9 @@ from dotmac_contracts.tenant import (
     TenantActivated,
     TenantDeploying,
     TenantDeploymentFailed,
+    TenantDeprovisioned,
+    TenantDeprovisioning,
+    TenantDeprovisioningCancelled,
     TenantMaintenanceStarted,
     TenantResumed,
     TenantSuspended,
@@ -39,6 +42,8 @@ async def transition(
 
 def _event(before: Status, tenant: Tenant, reason: str | None) -> Event:
     ids: dict[str, Any] = {"tenant_id": tenant.id, "deployment_id": tenant.deployment_id}
+    if before is Status.DEPROVISIONING and tenant.status is not Status.DEPROVISIONED:
+        return TenantDeprovisioningCancelled(**ids, reason=reason, status=tenant.status)
     match tenant.status:
         case Status.DEPLOYING:
             return TenantDeploying(**ids)
@@ -50,6 +55,10 @@ def _event(before: Status, tenant: Tenant, reason: str | None) -> Event:
             return TenantSuspended(**ids, reason=reason)
         case Status.MAINTENANCE:
             return TenantMaintenanceStarted(**ids, reason=reason)
+        case Status.DEPROVISIONING:
+            return TenantDeprovisioning(**ids, reason=reason)
+        case Status.DEPROVISIONED:
+            return TenantDeprovisioned(**ids, reason=reason)
         case Status.FAILED:
             return TenantDeploymentFailed(**ids, reason=reason or "")
         case Status.REGISTERED:

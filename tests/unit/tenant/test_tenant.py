@@ -14,6 +14,7 @@ BEGINS = {
     Operation.SUSPEND: {"active"},
     Operation.MAINTAIN: {"active"},
     Operation.RESUME: {"suspended", "maintenance"},
+    Operation.DEPROVISION: set(Status) - {"deploying", "deprovisioned"},
 }
 
 
@@ -26,7 +27,7 @@ def tenant(status: Status, deployment_id: UUID | None = None) -> Tenant:
 def test_an_operation_begins_where_it_is_allowed_and_nowhere_else(operation: Operation, status: Status) -> None:
     before, deployment = tenant(status), uuid4()
     if status not in BEGINS[operation]:
-        with pytest.raises(Refused, match=f"is {status}"):
+        with pytest.raises(Refused, match=f"is {status}:"):
             before.order(operation, deployment)
         return
     after = before.order(operation, deployment)

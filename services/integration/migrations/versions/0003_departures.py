@@ -1,0 +1,10 @@
+"""A tenant that leaves has its data written down and deleted."""
+
+from chassis.messaging.schema import let_tenants_leave
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    let_tenants_leave()

@@ -1,0 +1,195 @@
+"""A tenant leaves: its data is written down whole, and then there is nothing of it in any table of any service."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from deploy.roles import SERVICES
+from deploy.stack.stack import Stack
+from tests.api import Api, eventually
+from tests.conftest import PASSWORD, Tenant, deploy
+from tests.deployments import done, ended, ordered, settled
+from tests.integration.test_flow import accounts, billed, imported
+
+V1 = "/api/v1"
+KEPT = {
+    "tenant": {"tenant", "tenant_transition", "deployment_order", "departure"},
+    "provisioning": {"deployment", "deployment_log"},
+    **dict.fromkeys(("customer", "billing", "integration"), {"departure"}),
+}
+"""What the platform itself knows of a tenant, and keeps."""
+KEPT_TOPICS = (
+    "tenant.tenant.v1",
+    "tenant.tenant-snapshot.v1",
+    "tenant.deployment.v1",
+    "provisioning.deployment.v1",
+    "tenant.departure.v1",
+    "customer.departure.v1",
+    "billing.departure.v1",
+    "integration.departure.v1",
+)
+
+
+async def rows(stack: Stack, tenant: str) -> Counter[str]:
+    """Count a tenant's rows in every table of every service that has a tenant_id, past row-level security."""
+    found: Counter[str] = Counter()
+    for service in SERVICES:
+        connection = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_{service}")
+        try:
+            tables = await connection.fetch(
+                "select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid"
+                " and a.attname = 'tenant_id' where c.relkind in ('r', 'p') and not c.relispartition"
+                " and c.relnamespace = 'public'::regnamespace"
+            )
+            for (table,) in tables:
+                events = table in ("outbox", "journal")
+                found[f"{service}.{table}"] = await connection.fetchval(
+                    f"select count(*) from {table} where tenant_id = $1"
+                    + (f" and topic <> all('{{{','.join(KEPT_TOPICS)}}}'::text[])" if events else ""),
+                    UUID(tenant),
+                )
+            found[f"{service}.dead_letter"] = await connection.fetchval(
+                "select count(*) from dead_letter where headers::text like '%' || encode($1::text::bytea, 'base64') || '%'",
+                tenant,
+            )
+        finally:
+            await connection.close()
+    return found
+
+
+async def settle_in(isp: Tenant) -> None:
+    """Use every service, so that each holds something."""
+    (await isp.api.send("POST", f"{V1}/webhook-endpoints", {"url": "https://t.example/"})).expect(201)
+    await imported(isp.api, "external_reference,name\nd-1,Ada\nd-2,Grace\nd-1,Twice\n")
+    await accounts(isp.api, 2)
+    order = {"customer_external_reference": "d-1", "plan_code": "FIBER", "started_on": "2026-01-01"}
+    subscription = (await isp.api.send("POST", f"{V1}/subscriptions", order)).expect(201)
+    await billed(isp.api, "2026-01")
+    payment = {
+        "account_id": subscription["account_id"],
+        "amount": {"amount_minor": 100, "currency": "USD"},
+        "method": "cash",
+    }
+    (await isp.api.send("POST", f"{V1}/payments", payment, headers={"Idempotency-Key": isp.id})).expect(201)
+
+
+def exported(stack: Stack, tenant: str, deployment: str) -> Path:
+    return stack.folder / "exports" / tenant / deployment
+
+
+async def test_a_tenant_leaves_with_all_its_data_and_nothing_of_it_stays(
+    stack: Stack, public: Api, platform: Api, other: Tenant
+) -> None:
+    isp = await deploy(public, platform)
+    await settled(stack, isp.id)
+    await settle_in(isp)
+    of_another = await rows(stack, other.id)
+    before = await rows(stack, isp.id)
+    assert all(before[f"{service}.journal"] for service in ("tenant", "customer", "billing", "integration"))
+    customers = (await isp.api.send("GET", f"{V1}/customers")).expect(200)["items"]
+    found = await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0, reason="They leave")
+    assert [step["name"] for step in found["steps"]] == [
+        "close_access",
+        "verify_closed",
+        "export_data",
+        "delete_data",
+        "prove_deletion",
+        "retire",
+    ]
+    assert "customer deleted" in found["steps"][3]["detail"]
+    assert found["steps"][4]["detail"].count("has 0 left") == 4
+
+    async def gone() -> bool:  # what is told of it last goes through an outbox as well
+        left = await rows(stack, isp.id)
+        return not [
+            name for name, count in left.items() if count and name.split(".")[1] not in KEPT[name.split(".")[0]]
+        ]
+
+    await eventually(gone)
+    after = await rows(stack, other.id)
+    assert {name: count for name, count in after.items() if count < of_another[name]} == {}
+
+    folder = exported(stack, isp.id, found["id"])
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.ndjson")}
+    lines = {name: path.read_bytes().splitlines() for name, path in files.items()}
+    assert {json.loads(line)["customer_id"] for line in lines["customer/customer.ndjson"]} == {
+        item["id"] for item in customers
+    }
+    for name in ("invoice", "invoice_line", "payment", "subscription", "billing_account", "ledger_entry"):
+        assert len(lines[f"billing/{name}.ndjson"]) == before[f"billing.{name}"]
+        assert lines[f"billing/{name}.ndjson"]
+    assert [json.loads(line)["email"] for line in lines["tenant/app_user.ndjson"]] == [isp.administrator]
+    everything = b"".join(path.read_bytes() for path in files.values())
+    for secret in (b"argon2", b"password_hash", b"token_hash", b'"secret"'):
+        assert secret not in everything
+    for service in ("tenant", "customer", "billing", "integration"):
+        manifest = json.loads((folder / service / "manifest.json").read_text())
+        assert {entry["table"] for entry in manifest} == {path.stem for path in (folder / service).glob("*.ndjson")}
+        for entry in manifest:
+            content = files[f"{service}/{entry['table']}.ndjson"].read_bytes()
+            assert (hashlib.sha256(content).hexdigest(), content.count(b"\n")) == (entry["sha256"], entry["rows"])
+        connection = await asyncpg.connect(stack.database_url(service, "consumer"))
+        try:
+            await connection.execute(f"set app.tenant_ids = '{isp.id}'")
+            proof = json.loads(await connection.fetchval("select tables from departure"))
+        finally:
+            await connection.close()
+        assert proof
+        assert all(table["remaining"] == 0 for table in proof)
+
+    path = f"{V1}/tenants/{isp.id}"
+    assert (await platform.send("GET", path)).expect(200)["status"] == "deprovisioned"
+    (await isp.api.send("GET", f"{V1}/customers")).problem(403, "tenant-deprovisioned")
+    form = {"username": isp.administrator, "password": PASSWORD, "tenant": isp.slug}
+    (await public.send("POST", f"{V1}/auth/token", form=form)).problem(401, "invalid-credentials")
+    for operation in ("deploy", "resume", "deprovision"):
+        (await platform.send("POST", f"{path}/deployments", {"operation": operation})).problem(409, "wrong-state")
+    transitions = (await platform.send("GET", f"{path}/transitions")).expect(200)["items"]
+    assert [item["to_status"] for item in transitions[-3:]] == ["active", "deprovisioning", "deprovisioned"]
+
+
+async def test_a_tenant_that_stays_after_all_has_lost_nothing(stack: Stack, public: Api, platform: Api) -> None:
+    isp = await deploy(public, platform)
+    await settled(stack, isp.id)
+    (await isp.api.send("POST", f"{V1}/customers", {"name": "Ada"})).expect(201)
+    deployment = await ordered(platform, isp.id, operation="deprovision")
+
+    async def waiting() -> Any:
+        found = (await platform.send("GET", f"{V1}/deployments/{deployment}")).expect(200)
+        return found if found["status"] == "waiting" else None
+
+    found = await eventually(waiting)
+    grace = next(step for step in found["steps"] if step["name"] == "grace")
+    assert grace["until"] > found["created_at"]
+    (await isp.api.send("GET", f"{V1}/customers")).problem(403, "tenant-deprovisioning")
+    (await platform.send("POST", f"{V1}/deployments/{deployment}/cancel", {"reason": "They stay"})).expect(200)
+    assert (await ended(platform, deployment))["status"] == "failed"
+    await settled(stack, isp.id)
+    assert (await platform.send("GET", f"{V1}/tenants/{isp.id}")).expect(200)["status"] == "active"
+
+    async def served() -> Any:
+        answer = await isp.api.send("GET", f"{V1}/customers")
+        return answer.body["items"] if answer.status == 200 else None
+
+    assert [item["name"] for item in await eventually(served)] == ["Ada"]
+
+
+async def test_nothing_is_deleted_that_could_not_be_written_down(stack: Stack, public: Api, platform: Api) -> None:
+    isp = await deploy(public, platform)
+    await settled(stack, isp.id)
+    before = await rows(stack, isp.id)
+    place = stack.folder / "exports"
+    place.mkdir(exist_ok=True)
+    (place / isp.id).write_text("a file, where a folder would have to be")
+    found = await ended(platform, await ordered(platform, isp.id, operation="deprovision", grace_seconds=0))
+    assert (found["status"], found["failed_step"]) == ("failed", "export_data")
+    assert "could not write its data down" in found["reason"]
+    await settled(stack, isp.id)
+    assert (await platform.send("GET", f"{V1}/tenants/{isp.id}")).expect(200)["status"] == "active"
+    after = await rows(stack, isp.id)
+    assert {name for name, count in before.items() if after[name] < count and "outbox" not in name} == set()
