@@ -20,7 +20,7 @@ V1 = "/api/v1"
 KEPT = {
     "tenant": {"tenant", "tenant_transition", "deployment_order", "departure"},
     "provisioning": {"deployment", "deployment_log"},
-    **dict.fromkeys(("customer", "billing", "integration"), {"departure"}),
+    **{service: {"departure"} for service in ("customer", "billing", "integration")},
 }
 """What the platform itself knows of a tenant, and keeps."""
 KEPT_TOPICS = (
@@ -54,7 +54,8 @@ async def rows(stack: Stack, tenant: str) -> Counter[str]:
                     UUID(tenant),
                 )
             found[f"{service}.dead_letter"] = await connection.fetchval(
-                "select count(*) from dead_letter where headers::text like '%' || encode($1::text::bytea, 'base64') || '%'",
+                "select count(*) from dead_letter"
+                " where headers::text like '%' || encode($1::text::bytea, 'base64') || '%'",
                 tenant,
             )
         finally:
