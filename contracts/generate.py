@@ -65,6 +65,8 @@ def _example(schema: dict[str, Any], root: dict[str, Any]) -> Any:
         return schema["examples"][0]
     if "properties" in schema:
         return {name: _example(part, root) for name, part in schema["properties"].items()}
+    if "items" in schema:
+        return [_example(schema["items"], root)]
     if "anyOf" in schema:
         return _example(schema["anyOf"][0], root)
     if "enum" in schema or "const" in schema:
