@@ -1,0 +1,242 @@
+"""Provisioning killed between and inside the steps of a deployment: each ends, and leaves nothing behind."""
+
+import asyncio
+import json
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from deploy.stack.processes import Child
+from deploy.stack.stack import Stack
+from tests.api import Api, eventually
+from tests.conftest import registration
+from tests.deployments import ended, ordered, settled
+from tests.world import Orphan, orphans
+
+V1 = "/api/v1"
+ROOT = Path(__file__).parents[2]
+# What provisioning hears: the order, two workspaces, the administrator. What it does by itself: start, verify.
+HEARD, OWN = 4, 2
+# What is planted is to be found by the checker, and not repaired before.
+UNHURRIED = {"DEPLOYMENT_RECONCILE_SECONDS": "3600"}
+BOUNDARIES = [
+    *((f"{when} effect commit", passage) for when in ("before", "after") for passage in range(1, HEARD + 1)),
+    *((f"{when} domain commit", passage) for when in ("before", "after") for passage in range(1, OWN + 1)),
+]
+INSIDE = [
+    ("before inbox insert", 1),
+    ("after inbox insert", 3),
+    ("before send", 1),
+    ("after acknowledgement", 1),
+    ("before outbox delete", 1),
+]
+
+
+@pytest.fixture(scope="module")
+async def crash_file(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
+    """Provisioning as it is, with points at which it kills itself if this file says so."""
+    file = tmp_path_factory.mktemp("crash") / "provisioning.crash"
+    await stack.children.pop("provisioning").stop()
+    environment = {**stack._environment("provisioning"), "CRASH_FILE": str(file), **UNHURRIED}
+    child = stack.children["provisioning"] = Child(
+        "provisioning",
+        [sys.executable, "-m", "tests.chaos.instrumented", "provisioning"],
+        environment,
+        file.with_suffix(".log"),
+        death_signal=signal.SIGKILL,
+        folder=ROOT,
+    )
+    await child.start()
+    await stack.wait_ready("provisioning")
+    child.keep_alive(stack.say)
+    yield file
+    await stack.children.pop("provisioning").stop()
+    await stack.start_service("provisioning")
+
+
+def arm(file: Path, point: str, passage: int) -> None:
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps({"point": point, "passage": passage, "mark": secrets.token_hex(4)}))
+    part.replace(file)
+
+
+async def crashed(stack: Stack, file: Path, before: int | None) -> None:
+    async def again() -> bool:
+        left = await asyncio.to_thread(file.exists)
+        return not left and stack.children["provisioning"].pid not in (None, before)
+
+    await eventually(again)
+    await stack.wait_ready("provisioning")
+
+
+async def registered(platform: Api) -> str:
+    found: str = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)["id"]
+    return found
+
+
+@pytest.mark.parametrize(("point", "passage"), [*BOUNDARIES, *INSIDE], ids=lambda value: str(value).replace(" ", "-"))
+async def test_a_deployment_survives_a_crash(
+    stack: Stack, platform: Api, crash_file: Path, point: str, passage: int
+) -> None:
+    tenant, before = await registered(platform), stack.children["provisioning"].pid
+    arm(crash_file, point, passage)
+    deployment = await ordered(platform, tenant)
+    await crashed(stack, crash_file, before)
+    found = await ended(platform, deployment)
+    assert (found["status"], found["reason"]) == ("succeeded", None)
+    await settled(stack, tenant)
+
+
+@pytest.mark.parametrize(
+    ("operation", "point", "passage"),
+    [("suspend", "before domain commit", 1), ("resume", "before effect commit", 2)],
+)
+async def test_a_tenant_is_closed_and_opened_in_spite_of_a_crash(
+    stack: Stack, platform: Api, crash_file: Path, operation: str, point: str, passage: int
+) -> None:
+    tenant = await registered(platform)
+    for each in ("deploy", *(["suspend"] if operation == "resume" else [])):
+        assert (await ended(platform, await ordered(platform, tenant, operation=each)))["status"] == "succeeded"
+        await settled(stack, tenant)
+    before = stack.children["provisioning"].pid
+    arm(crash_file, point, passage)
+    deployment = await ordered(platform, tenant, operation=operation)
+    await crashed(stack, crash_file, before)
+    assert (await ended(platform, deployment))["status"] == "succeeded"
+    await settled(stack, tenant)
+
+
+@pytest.mark.parametrize(("point", "passage"), [("before effect commit", 1)])
+async def test_one_that_is_undone_is_undone_to_its_end_in_spite_of_a_crash(
+    stack: Stack, platform: Api, crash_file: Path, point: str, passage: int
+) -> None:
+    tenant = await registered(platform)
+    direct, at_tenant = (replace(platform, url=stack.url(name)) for name in ("provisioning", "tenant"))
+    await stack.children["gateway"].stop()
+    try:
+        deployment = await ordered(at_tenant, tenant)
+
+        async def verifying() -> Any:
+            return (await direct.send("GET", f"{V1}/deployments/{deployment}")).expect(200)["steps"][3]["detail"]
+
+        await eventually(verifying)
+        before = stack.children["provisioning"].pid
+        arm(crash_file, point, passage)  # when it hears that a step is undone
+        (await direct.send("POST", f"{V1}/deployments/{deployment}/cancel")).expect(200)
+        await crashed(stack, crash_file, before)
+        found = await ended(direct, deployment)
+    finally:
+        await stack.start_service("gateway")
+    assert found["status"] == "failed"
+    assert [step["status"] for step in found["steps"]] == ["succeeded", "compensated", "compensated", "failed"]
+    await settled(stack, tenant)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def began() -> datetime:
+    """Return when these tests began: what others left behind is not theirs."""
+    return datetime.now(UTC) - timedelta(seconds=1)
+
+
+async def fits(stack: Stack, began: datetime, wanted: list[Orphan]) -> None:
+    """Return once the checker finds this and nothing else."""
+    found: list[Orphan] = []
+
+    async def so() -> bool:
+        found[:] = await orphans(stack, began)
+        return found == wanted
+
+    try:
+        await eventually(so, seconds=20)
+    except AssertionError:
+        raise AssertionError(f"the checker found {found}") from None
+
+
+async def test_200_tenants_deployed_at_once_are_all_active(
+    stack: Stack, platform: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_tenant = replace(platform, url=stack.url("tenant"))
+    tenants = [await registered(at_tenant) for _ in range(200)]
+    ordering = time.monotonic()
+    for tenant in tenants:
+        await ordered(at_tenant, tenant)
+    connection = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_tenant")
+    try:
+
+        async def all_active() -> bool:
+            count = await connection.fetchval(
+                "select count(*) from tenant where status = 'active' and tenant_id = any($1::uuid[])",
+                [UUID(tenant) for tenant in tenants],
+            )
+            return bool(count == len(tenants))
+
+        await eventually(all_active, seconds=120)
+        p50, p99 = await connection.fetchrow(
+            "select percentile_cont(0.5) within group (order by seconds),"
+            " percentile_cont(0.99) within group (order by seconds) from (select extract(epoch from"
+            " max(made_at) filter (where to_status = 'active') - max(made_at) filter (where to_status = 'deploying'))"
+            " as seconds from tenant_transition where tenant_id = any($1::uuid[]) group by tenant_id) as each",
+            [UUID(tenant) for tenant in tenants],
+        )
+    finally:
+        await connection.close()
+    with capsys.disabled():
+        took = time.monotonic() - ordering
+        sys.stdout.write(f"\n200 tenants deployed at once in {took:.1f} s: p50 {p50:.2f} s, p99 {p99:.2f} s\n")
+
+
+async def test_nothing_is_left_behind_and_what_is_planted_is_found(
+    stack: Stack, platform: Api, began: datetime
+) -> None:
+    await fits(stack, began, [])
+    tenant, nobody, deployment = await registered(platform), uuid4(), uuid4()
+    assert (await ended(platform, await ordered(platform, tenant)))["status"] == "succeeded"
+    await settled(stack, tenant)
+    await fits(stack, began, [])
+    server = stack.server_url.rpartition("/")[0]
+    customer = await asyncpg.connect(f"{server}/dotmac_customer")
+    billing = await asyncpg.connect(f"{server}/dotmac_billing")
+    provisioning = await asyncpg.connect(f"{server}/dotmac_provisioning")
+    try:
+        await customer.execute(
+            "insert into workspace (tenant_id, deployment_id, name, country, time_zone)"
+            " values ($1, $2, 'Nobody', 'US', 'UTC')",
+            nobody,
+            deployment,
+        )
+        await billing.execute("update workspace set removed_at = now() where tenant_id = $1", UUID(tenant))
+        await provisioning.execute(
+            "insert into deployment (tenant_id, deployment_id, target, status, request, steps, version)"
+            " values ($1, $2, 'pooled', 'running', '{}', '[]', 0)",
+            nobody,
+            deployment,
+        )
+        await fits(
+            stack,
+            began,
+            sorted(
+                [
+                    Orphan(str(nobody), "customer workspace of no tenant"),
+                    Orphan(tenant, "billing workspace missing"),
+                    Orphan(str(nobody), f"deployment {deployment} is running"),
+                    Orphan(str(nobody), f"deployment {deployment} of no tenant"),
+                ]
+            ),
+        )
+    finally:
+        await customer.execute("delete from workspace where tenant_id = $1", nobody)
+        await billing.execute("update workspace set removed_at = null where tenant_id = $1", UUID(tenant))
+        await provisioning.execute("delete from deployment where tenant_id = $1", nobody)
+        for connection in (customer, billing, provisioning):
+            await connection.close()
+    await fits(stack, began, [])
