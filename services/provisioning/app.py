@@ -2,11 +2,13 @@
 
 from chassis.persistence.listener import Listener
 from chassis.service import Microservice, Service
+from chassis.worker import Worker
 from services.provisioning.api import deployments as api
 from services.provisioning.api import progress
 from services.provisioning.consumers import deployments
 from services.provisioning.settings import deployment_settings
 from services.provisioning.use_cases.advance import PROGRESS_CHANNEL
+from services.provisioning.use_cases.reconcile import reconcile
 from services.provisioning.use_cases.work import Deployer
 
 
@@ -14,11 +16,24 @@ def _listeners(service: Service) -> list[Listener]:
     return [Listener(service.settings.database_url, PROGRESS_CHANNEL, application_name="provisioning-progress")]
 
 
+def _workers(service: Service) -> list[Worker]:
+    settings = deployment_settings()
+
+    async def look() -> bool:
+        await reconcile(service)
+        return False
+
+    return [
+        Deployer(service, settings),
+        Worker("reconciler", look, poll_seconds=settings.reconcile_seconds),
+    ]
+
+
 MICROSERVICE = Microservice(
     name="provisioning",
     title="Deployments",
     routers=[api.router, progress.router],
     subscriptions=lambda service: [deployments.subscription(service)],
-    workers=lambda service: [Deployer(service, deployment_settings())],
+    workers=_workers,
     listeners=_listeners,
 )

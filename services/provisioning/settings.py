@@ -15,6 +15,8 @@ class DeploymentSettings(BaseSettings):
     """Deployments that run at once at each target; the others wait in a queue."""
     lease_seconds: float = Field(default=3.0, gt=0)
     """For how long a worker that is not heard of keeps a deployment, before another takes it over."""
+    reconcile_seconds: float = Field(default=60.0, gt=0)
+    """How often it is looked at whether what was deployed is there."""
 
 
 @cache

@@ -124,6 +124,8 @@ RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
         "maintain": _close("maintenance"),
         "resume": _RESUME,
         "deprovision": _DEPROVISION,
+        # Nobody orders it: the reconciler does, when something of a tenant is missing.
+        "repair": tuple(recipe for recipe in _DEPLOY if recipe.name in ("prepare_workspaces", "verify")),
     }
 }
 """By target and operation."""

@@ -22,6 +22,16 @@ async def verify(settings: Settings, tenant_id: UUID) -> str | None:
     return await _ask(settings, tenant_id, [ENTER], _answered)
 
 
+async def missing(settings: Settings, tenant_id: UUID) -> str | None:
+    """Return which of the tenant's workspaces is not there; None if all are, or nobody can tell now."""
+
+    async def look(path: str, answer: aiohttp.ClientResponse) -> str | None:
+        return f"GET {path} answered 404" if answer.status == 404 else None
+
+    found = await _ask(settings, tenant_id, [ENTER], look)
+    return found if found and found.endswith("answered 404") else None
+
+
 async def verify_open(settings: Settings, tenant_id: UUID) -> str | None:
     """Do the same as the tenant's users would."""
     return await _ask(settings, tenant_id, [], _answered)
