@@ -54,7 +54,7 @@ async def _repair(service: Service, deployed: Any, missing: str) -> bool:
     async with service.consumer_db.for_tenants([tenant_id]) as tx:
         made = await tx.fetchval(
             "insert into deployment (tenant_id, deployment_id, target, operation, status, request, steps, version)"
-            " select $1, $2, $3, 'repair', 'queued', $4, '[]', 0 where not exists"
+            " select $1::uuid, $2::uuid, $3::text, 'repair', 'queued', $4::jsonb, '[]'::jsonb, 0 where not exists"
             " (select 1 from deployment where tenant_id = $1 and status not in ('succeeded', 'failed'))"
             " returning true",
             tenant_id,
