@@ -3,7 +3,7 @@
 import ipaddress
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from chassis.http.problem import Closed, Problem
 from chassis.security.principals import Principal
@@ -12,6 +12,8 @@ from chassis.security.tokens import InvalidToken, SigningKeysUnavailable, TokenV
 from gateway.limits import Limiter, LocalLimiter, Policy, SharedLimiter
 from gateway.settings import GatewaySettings
 
+Public = Literal["public", "sign-up"]
+"""By which limits operations are counted that need no token."""
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
@@ -53,7 +55,11 @@ class Admission:
         principal = Policy("principal", settings.rate_limit)
         tenant = Policy("tenant", settings.tenant_rate_limit)
         address = Policy("address", settings.address_rate_limit)
-        self._public = _Limits(Policy("public", settings.public_rate_limit))
+        public = Policy("public", settings.public_rate_limit)
+        self._public: dict[Public, _Limits] = {
+            "public": _Limits(public),
+            "sign-up": _Limits(public, Policy("sign-up", settings.sign_up_rate_limit)),
+        }
         self._known = _Limits(principal, tenant, address)
         self._unknown = _Limits(address)
         self._named = _Limits(principal, tenant)
@@ -63,7 +69,7 @@ class Admission:
         await self._limiter.close()
 
     def at_once(
-        self, address: str, authorization: bytes | None, public: bool, last: Caller | None
+        self, address: str, authorization: bytes | None, public: Public | None, last: Caller | None
     ) -> tuple[bytes, Caller | None] | None:
         """Let a request in; None if that takes waiting; Problem 401, 403 or 429 if it may not pass.
 
@@ -73,8 +79,9 @@ class Admission:
         if self._shared is not None:
             return None
         if public:
-            aheads = self._local.take_now(self._public.policies, (_network(address),))
-            return self._public.fields(aheads), None
+            limits = self._public[public]
+            keys = (_network(address),) * len(limits.policies)
+            return limits.fields(self._local.take_now(limits.policies, keys)), None
         if last is None or not last.is_asking(authorization, address, self._version):
             principal = self._verifier.recall(_token(authorization))
             if principal is None:
@@ -82,10 +89,13 @@ class Admission:
             last = self._caller(authorization, address, principal)
         return self._known.fields(self._local.take_now(self._known.policies, last.keys)), last
 
-    async def wait(self, address: str, authorization: bytes | None, public: bool) -> tuple[bytes, Caller | None]:
+    async def wait(
+        self, address: str, authorization: bytes | None, public: Public | None
+    ) -> tuple[bytes, Caller | None]:
         """Do the same, and wait for what has to be asked for; Problem 401, 403, 429 or 503 if it may not pass."""
         if public:
-            return self._public.fields(await self._take(self._public, (_network(address),))), None
+            limits = self._public[public]
+            return limits.fields(await self._take(limits, (_network(address),) * len(limits.policies))), None
         token = _token(authorization)
         principal = self._verifier.recall(token)
         if principal is not None:

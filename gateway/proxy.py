@@ -11,11 +11,11 @@ from prometheus_client import Gauge
 
 from chassis.security.standing import Standings
 from chassis.security.tokens import TokenVerifier
-from gateway.admission import Admission
+from gateway.admission import Admission, Public
 from gateway.breaker import CircuitBreaker
 from gateway.edge import Origins
 from gateway.observation import Observation
-from gateway.routes import IMPORTS, PREFIXES, PUBLIC, STREAMS, STREAMS_BELOW, prefix_of
+from gateway.routes import IMPORTS, PREFIXES, PUBLIC, SIGN_UP, STREAMS, STREAMS_BELOW, prefix_of
 from gateway.settings import GatewaySettings
 from gateway.streams import Streams
 from gateway.turn import Turn
@@ -37,8 +37,8 @@ class Route(NamedTuple):
     """Where a request goes, and what it may be."""
 
     upstream: Upstream
-    public: bool
-    """Whether it needs no token."""
+    public: Public | None
+    """Which limits hold, if it needs no token."""
     largest: int
     """Bytes that its body may have."""
     seconds: float
@@ -131,7 +131,7 @@ class Proxy:
         settings, takes_file = self.settings, path in IMPORTS
         return Route(
             self.upstreams[PREFIXES[prefix_of(path)]],
-            path in PUBLIC,
+            ("sign-up" if path == SIGN_UP else "public") if path in PUBLIC else None,
             settings.largest_import if takes_file else settings.largest_body,
             settings.import_seconds if takes_file else settings.upstream_seconds,
             path in STREAMS,

@@ -12,6 +12,7 @@ _PREFIXES = {
     "/api/v1/sessions": "tenant",
     "/api/v1/invitations": "tenant",
     "/api/v1/roles": "tenant",
+    "/api/v1/sign-ups": "tenant",
     "/api/v1/api-keys": "tenant",
     "/api/v1/service-accounts": "tenant",
     "/api/v1/built-in-roles": "tenant",
@@ -35,10 +36,13 @@ PREFIXES: Mapping[str, str] = {
     **{f"{_API}{service}-dead-letters": service for service in sorted(set(_PREFIXES.values()))},
 }
 """Whole segments: `/api/v1/plans` is not the beginning of `/api/v1/plansets`."""
+SIGN_UP = "/api/v1/auth/sign-ups"
+"""The path of the operation that needs no token and leaves something behind, which has a limit of its own."""
 PUBLIC = frozenset(
     {
         "/api/v1/auth/token",
         "/api/v1/auth/invitations/accept",
+        SIGN_UP,
         "/api/v1/auth/password-resets",
         "/api/v1/auth/password-resets/accept",
         "/.well-known/jwks.json",

@@ -44,6 +44,8 @@ class GatewaySettings(TelemetrySettings, KafkaSettings):
     """What may come from a client's address: an IPv4 address, or the /64 network of an IPv6 address."""
     public_rate_limit: QuotaSetting = Quota(100, 1.0)
     """What an address may send to the operations that need no token, such as signing in."""
+    sign_up_rate_limit: QuotaSetting = Quota(10, 3600.0)
+    """How often an address may sign an ISP up."""
     largest_body: int = 2 * 1024 * 1024
     largest_import: int = 512 * 1024 * 1024
     upstream_seconds: float = 60.0

@@ -61,6 +61,8 @@ async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIt
                 # Nobody waits for hours here; and a lease is over after twice the timeout.
                 "WEBHOOK_FIRST_RETRY_SECONDS": "0.2",
                 "WEBHOOK_TIMEOUT_SECONDS": "4",
+                # All tests come from one address.
+                "SIGN_UP_RATE_LIMIT": "100000/hour",
             },
             postgres_url=stack_servers.postgres_url,
             kafka_servers=stack_servers.kafka,

@@ -24,6 +24,30 @@ class _Tenant(Event):
     time_zone: str = Field(description="IANA time zone.", examples=["America/New_York"])
 
 
+class SignUpRequested(_Tenant, topic=topics.TENANT_SIGN_UP):
+    """An ISP signed up by itself, and waits for the platform to decide; its tenant is the platform's until then."""
+
+    sign_up_id: UUID = Field(description="The sign-up.")
+
+
+class SignUpApproved(Event, topic=topics.TENANT_SIGN_UP):
+    """The platform approved: the tenant is registered, and its first administrator is invited."""
+
+    sign_up_id: UUID = Field(description="The sign-up.")
+    tenant_id: UUID = Field(description="The platform's tenant.")
+    created_tenant_id: UUID = Field(description="The tenant that it became.")
+    decided_by: str = Field(description="By whom: the subject of the access token.")
+
+
+class SignUpRejected(Event, topic=topics.TENANT_SIGN_UP):
+    """The platform turned it down."""
+
+    sign_up_id: UUID = Field(description="The sign-up.")
+    tenant_id: UUID = Field(description="The platform's tenant.")
+    reason: str | None = Field(default=None, description="Why.", examples=["Not an ISP"])
+    decided_by: str = Field(description="By whom: the subject of the access token.")
+
+
 class TenantRegistered(_Tenant, topic=topics.TENANT):
     """An ISP was registered."""
 

@@ -44,6 +44,7 @@ TENANT_DEPLOYMENT = Topic(
     "tenant.deployment.v1", "tenant", "deployment_id", "Deployments that the management platform asks for."
 )
 TENANT_USER = Topic("tenant.user.v1", "tenant", "user_id", "Users of tenants.")
+TENANT_SIGN_UP = Topic("tenant.sign-up.v1", "tenant", "sign_up_id", "ISPs that sign up by themselves.")
 TENANT_API_KEY = Topic("tenant.api-key.v1", "tenant", "api_key_id", "API keys of users.")
 TENANT_SERVICE_ACCOUNT = Topic(
     "tenant.service-account.v1", "tenant", "service_account_id", "Accounts that programs work as."
@@ -120,6 +121,7 @@ ALL: tuple[Topic, ...] = (
     TENANT_DEPLOYMENT,
     TENANT_USER,
     TENANT_ROLE,
+    TENANT_SIGN_UP,
     TENANT_API_KEY,
     TENANT_SERVICE_ACCOUNT,
     TENANT_SESSION,

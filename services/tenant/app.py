@@ -1,7 +1,7 @@
 """The tenant service, wired."""
 
 from chassis.service import Microservice
-from services.tenant.api import auth, credentials, roles, second_factor, sessions, tenants, users
+from services.tenant.api import auth, credentials, roles, second_factor, sessions, sign_ups, tenants, users
 from services.tenant.consumers import departures, deployments, snapshots
 from services.tenant.use_cases.bootstrap import bootstrap
 
@@ -17,6 +17,7 @@ MICROSERVICE = Microservice(
         sessions.router,
         roles.router,
         credentials.router,
+        sign_ups.router,
     ],
     subscriptions=lambda service: [
         deployments.subscription(service),

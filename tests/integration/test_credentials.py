@@ -121,6 +121,14 @@ async def test_a_token_may_be_asked_for_with_fewer_scopes(public: Api, isp: Tena
     (await entered(public, account["id"], account["secret"], scope="tenants:read")).problem(422, "invalid-scope")
 
 
+async def test_a_token_of_another_type_is_not_exchanged(public: Api, isp: Tenant) -> None:
+    key = await key_of(isp.api, [])
+    wrong = "urn:ietf:params:oauth:token-type:access_token"
+    (await exchanged(public, key["key"], subject_token_type=wrong)).problem(422, "unsupported-token-type")
+    form = {"grant_type": EXCHANGE["grant_type"], "subject_token": key["key"]}
+    (await public.send("POST", f"{V1}/auth/token", form=form)).problem(422, "incomplete-grant")
+
+
 @pytest.mark.parametrize("key", ["x", "dmk_00000000_" + "A" * 43, "é" * 60])
 async def test_a_key_that_nobody_made_is_refused(public: Api, key: str) -> None:
     (await exchanged(public, key)).problem(401, "invalid-api-key")

@@ -583,6 +583,7 @@ async def test_two_lengths_are_not_a_request() -> None:
         ("tenant_rate_limit", "tenant", PATH),
         ("address_rate_limit", "address", PATH),
         ("public_rate_limit", "public", "/.well-known/jwks.json"),
+        ("sign_up_rate_limit", "sign-up", "/api/v1/auth/sign-ups"),
     ],
 )
 async def test_too_many_requests_are_429_until_there_is_room_again(setting: str, policy: str, path: str) -> None:

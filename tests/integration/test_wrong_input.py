@@ -115,7 +115,7 @@ async def test_unknown_ids_are_not_found_on_every_operation(tenant: Tenant, plat
     for method, template in tenant.api.operations:
         if "{" not in template:
             continue
-        of_the_platform = any(word in template for word in ("tenants", "deployments", "dead-letters"))
+        of_the_platform = any(word in template for word in ("tenants", "deployments", "dead-letters", "sign-ups"))
         api = platform if of_the_platform else tenant.api
         unknown = str(2**62) if "dead-letters" in template else str(uuid4())
         path = re.sub(r"{\w+}", unknown, template)

@@ -21,6 +21,7 @@ V1 = "/api/v1"
 PUBLIC = {
     ("POST", f"{V1}/auth/token"),
     ("POST", f"{V1}/auth/invitations/accept"),
+    ("POST", f"{V1}/auth/sign-ups"),
     ("POST", f"{V1}/auth/password-resets"),
     ("POST", f"{V1}/auth/password-resets/accept"),
     ("GET", "/.well-known/jwks.json"),
@@ -98,7 +99,9 @@ async def test_each_operation_needs_one_scope_and_no_other_will_do(stack: Stack,
 
 async def test_a_role_reaches_its_own_operations_only(public: Api, tenant: Tenant, platform: Api) -> None:
     for method, template in await guarded(public):
-        of_the_platform = template.startswith((f"{V1}/tenants", f"{V1}/deploy")) or "-dead-letters" in template
+        of_the_platform = (
+            template.startswith((f"{V1}/tenants", f"{V1}/deploy", f"{V1}/sign-ups")) or "-dead-letters" in template
+        )
         readable = template.startswith(f"{V1}/deployments") and method == "GET"
         of_both = template.startswith(OF_BOTH)
         for api, may in ((tenant.api, readable or not of_the_platform), (platform, of_both or of_the_platform)):

@@ -34,6 +34,7 @@ keys = APIRouter(tags=["Authentication"])
 
 Password = Annotated[str, Field(min_length=12, max_length=200)]
 OneTimeToken = Annotated[str, Field(min_length=20, max_length=200)]
+_API_KEY = "urn:dotmac:params:oauth:token-type:api-key"
 _LONGEST_AGENT = 200
 
 
@@ -103,7 +104,7 @@ async def create_token(
     client_id: Annotated[str | None, Form(max_length=200, description="A service account, or by HTTP Basic.")] = None,
     client_secret: Annotated[str | None, Form(max_length=200)] = None,
     subject_token: Annotated[str | None, Form(max_length=200, description="An API key.")] = None,
-    subject_token_type: Annotated[Literal["urn:dotmac:params:oauth:token-type:api-key"] | None, Form()] = None,
+    subject_token_type: Annotated[str | None, Form(max_length=200, description=f"Of an API key: `{_API_KEY}`.")] = None,
     scope: Annotated[
         str | None, Form(max_length=2000, pattern=PLAIN, description="For a program: fewer than all, with spaces.")
     ] = None,
@@ -128,6 +129,8 @@ async def create_token(
         case "urn:ietf:params:oauth:grant-type:token-exchange":
             if subject_token is None or subject_token_type is None:
                 raise Unprocessable("incomplete-grant", "Send subject_token and subject_token_type.")
+            if subject_token_type != _API_KEY:
+                raise Unprocessable("unsupported-token-type", f"What can be exchanged is a {_API_KEY}.")
             return _answer(await exchange_api_key(service, issuer, subject_token, scope))
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, StrictBool
 from chassis.http.fields import PLAIN, Country, Currency, Email, ShortText, Text, TimeZone, Whole
 from chassis.http.models import RowView, Strict
 from services.tenant.domain.tenant import Operation
+from services.tenant.use_cases.invite import Invitation
 
 Slug = Annotated[str, Field(min_length=3, max_length=40, pattern="^[a-z][a-z0-9-]{1,38}[a-z0-9]$", examples=["acme"])]
 
@@ -118,6 +119,15 @@ class UserInvitationView(BaseModel):
     email: str
     expires_at: datetime
 
+    @classmethod
+    def shown(cls, invitation: Invitation) -> "UserInvitationView":
+        return cls(
+            user_id=invitation.user_id,
+            token=invitation.token,
+            email=invitation.email,
+            expires_at=invitation.expires_at,
+        )
+
 
 class UserChange(Strict):
     """The fields to change."""
@@ -219,7 +229,7 @@ class ApiKeyData(Strict):
 
     name: ShortText
     scopes: Scopes
-    expires_in_days: Annotated[Whole, Field(ge=1, le=366)] = 90
+    expires_in_days: Whole = Field(90, ge=1, le=366)
 
 
 class ApiKeyView(RowView):
@@ -266,9 +276,9 @@ class ServiceAccountView(RowView):
 
 
 class CredentialData(Strict):
-    """A secret to make; without an end it is good until it is removed."""
+    """A secret to make."""
 
-    expires_in_days: Annotated[Whole, Field(ge=1, le=3660)] | None = None
+    expires_in_days: Whole = Field(0, ge=0, le=3660, description="0 for one that is good until it is removed.")
 
 
 class CredentialView(RowView):
@@ -297,3 +307,44 @@ class ServiceAccountDetail(ServiceAccountView):
 
 class ServiceAccountWithSecret(ServiceAccountView, CredentialWithSecret):
     """A service account with its first secret, which is told this once."""
+
+
+class SignUpView(RowView):
+    """An ISP that signed up."""
+
+    KEY = "sign_up_id"
+
+    id: UUID
+    name: str
+    slug: str
+    contact_email: str
+    plan: str
+    currency: str
+    country: str
+    time_zone: str
+    status: str = Field(description="pending, approved or rejected")
+    reason: str | None = Field(description="Why it was rejected.")
+    created_tenant_id: UUID | None = Field(description="The tenant that it became.")
+    created_at: datetime
+    decided_at: datetime | None
+    decided_by: str | None
+
+
+class Approval(Strict):
+    """What is to be otherwise than was asked for."""
+
+    slug: Slug | None = None
+    plan: Text | None = None
+
+
+class Rejection(Strict):
+    """Why, for the platform to know later."""
+
+    reason: Text | None = None
+
+
+class Approved(BaseModel):
+    """The tenant that a sign-up became, and its first administrator's invitation."""
+
+    tenant: TenantView
+    invitation: UserInvitationView

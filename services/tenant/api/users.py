@@ -110,12 +110,7 @@ async def invite_new_user(request: Request, service: CurrentService, who: Writer
 
     async def create(tx: Transaction) -> Response:
         invitation = await invite_user(tx, service, who, body.email, body.roles)
-        view = UserInvitationView(
-            user_id=invitation.user_id,
-            token=invitation.token,
-            email=invitation.email,
-            expires_at=invitation.expires_at,
-        )
+        view = UserInvitationView.shown(invitation)
         headers = {"Location": f"/api/v1/users/{view.user_id}", "Cache-Control": "no-store"}
         return json(view, 201, headers)
 

@@ -76,6 +76,18 @@ async def invite_user(
     return await _invite(tx, service, who, {**user, "roles": wanted})
 
 
+async def invite_first(tx: Transaction, service: Service, who: Principal, tenant_id: UUID, email: str) -> Invitation:
+    """Create and invite the first administrator of a tenant that has just been registered."""
+    user = await tx.fetchrow(
+        "insert into app_user (tenant_id, user_id, email, roles, version) values ($1, $2, $3, $4, 0) returning *",
+        tenant_id,
+        new_id(),
+        email,
+        [TENANT_ADMINISTRATOR],
+    )
+    return await _invite(tx, service, who, user)
+
+
 async def _invite(tx: Transaction, service: Service, who: Principal, user: Any) -> Invitation:
     """Invite a user who is locked."""
     if user["password_hash"] is not None:
