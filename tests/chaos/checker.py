@@ -115,7 +115,7 @@ WORK = {
 """What a service still has to do besides events."""
 
 _TABLES = {
-    "tenant": {"tenant": "tenant_id, version", "app_user": "tenant_id, user_id, version, deployment_id"},
+    "tenant": {"tenant": "tenant_id, version", "app_user": "tenant_id, user_id, version"},
     "provisioning": {"deployment": "tenant_id, deployment_id, version, status"},
     "customer": {"workspace": "tenant_id, version", "customer": "tenant_id, customer_id, version, status"},
     "billing": {
@@ -427,11 +427,7 @@ def _writes(found: Evidence, events: Iterable[Event]) -> Iterator[Violation]:
         if event.type == "DeploymentFailed":
             undone.add(event.tenant)
     for topic, (service, table, column) in AGGREGATES.items():
-        rows = {
-            row[column]: row["version"]
-            for row in found.rows[service, table]
-            if not (table == "app_user" and row["deployment_id"] is None)  # the platform's own, whom nobody told of
-        }
+        rows = {row[column]: row["version"] for row in found.rows[service, table]}
         for key in rows.keys() | counted[topic].keys():
             if rows.get(key) == counted[topic][key] or (undone and table in ("app_user", "plan") and key not in rows):
                 continue
