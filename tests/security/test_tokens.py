@@ -101,9 +101,9 @@ class Work:
             for kind, api in (("first", first), ("present", self._public.as_(answer.body["access_token"]))):
                 # One read each of the gateway, and of services that verify by themselves.
                 for place, path in READ.items():
-                    if place == "tenant":  # it is replaced, and reached by the gateway
-                        continue
-                    found = await replace(api, url=self._stack.url(place)).send("GET", V1 + path)
+                    # Those that are replaced are reached by the gateway, which knows both of their addresses.
+                    url = self._stack.url("gateway" if place in ("tenant", "provisioning") else place)
+                    found = await replace(api, url=url).send("GET", V1 + path)
                     if found.status == 200:
                         self.answered[kind] += 1
                     else:
@@ -148,9 +148,13 @@ async def test_the_signing_key_is_changed_under_load_and_the_former_one_ends(
         after, _ = await signed_in(public, isp)
         for api in (before, after):  # each is good until it ends by itself
             assert await believed(stack, api) == set(READ)
+        # Provisioning signs as well, to try what it deployed.
+        await stack.replace_service("provisioning")
+        assert (await deploy(public, platform)).deployment["status"] == "succeeded"
         # And back again, which is another change of the key: the other tests' tokens are of the first one.
         await now(old, new)
         await now(old)
+        await stack.replace_service("provisioning")
     finally:
         work.stop()
         await asyncio.gather(*clients, return_exceptions=True)
