@@ -62,26 +62,23 @@ async def _requests(stack: Stack, report: Report) -> None:
 
 async def _bulk(stack: Stack, report: Report) -> None:
     async with bulk.tenant(stack) as (client, tenant_id):
-        imported = await bulk.imported(stack, client, tenant_id)
-        copy = f"COPY {imported.copy:,.0f}"
-        report.add(
-            "rows imported, upload to end",
-            f"{imported.ours:,.0f}/s",
-            copy,
-            f"{imported.ours / imported.copy:.2f}",
-            "3,000/s",
-        )
+        _add(report, "rows imported, upload to end", await bulk.imported(stack, client, tenant_id))
         await bulk.subscribed(client)
-        everything = await bulk.invoiced(stack, client, tenant_id, "2026-02")
-        # It reads every event along, on the same two cores: billing's own rate is what the goal is about.
-        await stack.children["integration"].stop()
-        alone = await bulk.invoiced(stack, client, tenant_id, "2026-03")
-        for what, invoiced, goal in (
-            ("invoices issued, order to end", everything, ""),
-            ("the same without the feed", alone, "15,000/s"),
-        ):
-            copy = f"COPY {invoiced.copy:,.0f}"
-            report.add(what, f"{invoiced.ours:,.0f}/s", copy, f"{invoiced.ours / invoiced.copy:.2f}", goal)
+        _add(report, "invoices issued, order to end", await bulk.invoiced(stack, client, tenant_id, "2026-02"))
+    # The feed reads every event along, on the same two cores: the services' own rates are what the goals are about.
+    await stack.children["integration"].stop()
+    async with bulk.tenant(stack) as (client, tenant_id):
+        imported = await bulk.imported(stack, client, tenant_id)
+        _add(report, "rows imported without the feed", imported, "3,000/s")
+        await bulk.subscribed(client)
+        # The first month of a tenant finds tables that the database knows nothing of yet.
+        for month, period in (("first", "2026-02"), ("second", "2026-03"), ("third", "2026-04")):
+            invoiced = await bulk.invoiced(stack, client, tenant_id, period)
+            _add(report, f"invoices issued without the feed, {month} month", invoiced, "15,000/s")
+
+
+def _add(report: Report, what: str, rates: bulk.Rates, goal: str = "") -> None:
+    report.add(what, f"{rates.ours:,.0f}/s", f"COPY {rates.copy:,.0f}", f"{rates.ours / rates.copy:.2f}", goal)
 
 
 async def _events(stack: Stack, report: Report) -> None:
