@@ -1,11 +1,11 @@
 """Types of fields that requests of every service share, each as exact in the document as in what it accepts."""
 
 import re
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Any
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
 from typing_extensions import TypeAliasType
 
 from chassis.money import EXPONENTS
@@ -48,6 +48,18 @@ def _only_a_day(value: Any) -> Any:
 
 Day = Annotated[date, BeforeValidator(_only_a_day)]
 """A date as RFC 3339 writes it, and no number of seconds."""
+
+_MOMENT = r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)"
+
+
+def _only_a_moment(value: Any) -> Any:
+    if not isinstance(value, datetime) and not (isinstance(value, str) and re.fullmatch(_MOMENT, value, re.ASCII)):
+        raise ValueError("not a moment such as 2026-10-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_only_a_moment)]
+"""A date with its time and offset as RFC 3339 writes it, and no number of seconds."""
 
 Country = Annotated[
     str, StringConstraints(min_length=2, max_length=2, pattern="^[A-Z]{2}$"), Field(description="ISO 3166-1 alpha-2")

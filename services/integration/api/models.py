@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StrictBool, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StrictBool, StringConstraints
 from typing_extensions import TypeAliasType
 
-from chassis.http.fields import PLAIN, Whole
+from chassis.http.fields import PLAIN, Moment, Whole
 from chassis.http.models import RowView, Strict
 from services.integration.consumers.events import PUBLIC_EVENTS
 
@@ -96,8 +96,8 @@ class Rotation(Strict):
 class Span(Strict):
     """The events that were recorded from one moment on, or of all that are kept, until before another, or now."""
 
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 class Replayed(BaseModel):
