@@ -28,13 +28,14 @@ ShortText = Annotated[
 Email = Annotated[str, StringConstraints(max_length=254, pattern=_EMAIL)]
 
 
-def _only_a_number(value: Any) -> Any:
+def only_a_number(value: Any) -> Any:
+    """Refuse what pydantic would take for a number; `Whole` with it, and a field with bounds that may be absent."""
     if isinstance(value, bool | str):
         raise ValueError("not a number")
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_only_a_number)]
+Whole = Annotated[int, BeforeValidator(only_a_number)]
 """An integer: neither `true` nor a text that looks like one, which would be taken for an amount otherwise."""
 
 

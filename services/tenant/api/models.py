@@ -4,9 +4,9 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, Field, StrictBool
+from pydantic import BaseModel, BeforeValidator, Field, StrictBool
 
-from chassis.http.fields import PLAIN, Country, Currency, Email, ShortText, Text, TimeZone, Whole
+from chassis.http.fields import PLAIN, Country, Currency, Email, ShortText, Text, TimeZone, Whole, only_a_number
 from chassis.http.models import RowView, Strict
 from services.tenant.domain.tenant import Operation
 from services.tenant.use_cases.invite import Invitation
@@ -63,7 +63,7 @@ class OperationOrder(Strict):
 
     operation: Operation = Operation.DEPLOY
     reason: Text | None = Field(default=None, description="Why; the tenant is told.")
-    grace_seconds: Annotated[int, Field(strict=True, ge=0, le=366 * 24 * 3600)] | None = Field(
+    grace_seconds: Annotated[int, Field(ge=0, le=366 * 24 * 3600), BeforeValidator(only_a_number)] | None = Field(
         default=None, description="How long to wait before it takes effect: not at all, but 30 days to deprovision."
     )
 
