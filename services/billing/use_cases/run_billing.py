@@ -109,7 +109,6 @@ class BillingRuns:
 
 async def _next_chunk(service: Service, tenant_id: UUID, run_id: UUID, ahead: _Chunk | None) -> _Chunk | None:
     """Bill a chunk, and return the one after it; None if there is nothing more to do."""
-    deciding: asyncio.Task[_Chunk | None] | None = None
     async with asyncio.TaskGroup() as together, service.consumer_db.for_tenants([tenant_id]) as tx:
         # Each lock in a statement of its own, so that what follows sees what its last holder committed.
         run = await tx.fetchrow(

@@ -1,7 +1,6 @@
 """Read on in a tenant's feed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from chassis.http.problem import Problem
@@ -11,19 +10,6 @@ from chassis.service import Service
 MOST_AT_ONCE = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What was read: positions with their documents, and the position up to which there is nothing else."""
-
-    events: Sequence[tuple[int, bytes]]
-    position: int
-
-    @property
-    def more(self) -> bool:
-        """Whether there may be more already."""
-        return len(self.events) == MOST_AT_ONCE
-
-
 async def newest(service: Service, tenant_id: UUID) -> int:
     """Return the position of the newest event, 0 if there is none."""
     async with service.db.for_tenant(tenant_id) as tx:
@@ -31,9 +17,12 @@ async def newest(service: Service, tenant_id: UUID) -> int:
     return position
 
 
-async def read_on(service: Service, tenant_id: UUID, after: int, types: Sequence[str]) -> Reading:
-    """Return the events after a position, of these types or of all; Problem 410 if some of them are gone by now.
+async def read_on(
+    service: Service, tenant_id: UUID, after: int, types: Sequence[str]
+) -> tuple[list[tuple[int, bytes]], int]:
+    """Return events after a position, of these types or of all, and the position up to which there is nothing else.
 
+    An event is its position and its document; there are `MOST_AT_ONCE` at most. Problem 410 if some are gone by now.
     The newest position is looked up first: all up to there is committed, whoever wrote it.
     """
     async with service.db.for_tenant(tenant_id) as tx:
@@ -56,7 +45,7 @@ async def read_on(service: Service, tenant_id: UUID, after: int, types: Sequence
             MOST_AT_ONCE,
         )
     events = [(row["position"], row["document"]) for row in rows]
-    return Reading(events, events[-1][0] if len(events) == MOST_AT_ONCE else last)
+    return events, events[-1][0] if len(events) == MOST_AT_ONCE else last
 
 
 async def _ends(tx: Transaction, tenant_id: UUID) -> tuple[int, int]:

@@ -1,8 +1,6 @@
 """How a deployment goes, as it goes: its log, step by step, to read or to follow."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,10 +11,10 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
 from chassis.http.dependencies import CurrentService
+from chassis.http.event_stream import EventStream, Reading
 from chassis.http.fields import PLAIN
 from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
 from chassis.http.responses import json
-from chassis.messaging.consumer import TRANSIENT
 from chassis.security.principals import Principal
 from chassis.service import Service
 from services.provisioning.api.deployments import Reader, awaited
@@ -24,7 +22,6 @@ from services.provisioning.use_cases.advance import ENDED, PROGRESS_CHANNEL
 
 router = APIRouter(prefix="/api/v1/deployments", tags=["Deployments"])
 
-HEARTBEAT_SECONDS = 10.0
 _RETRY_MILLISECONDS = 1000
 _AT_ONCE = 200
 
@@ -83,39 +80,25 @@ async def follow_deployment(
     answered 204 when there is nothing more to come. A heartbeat comes every ten seconds.
     """
     row = await awaited(service, who, deployment_id)
-    position = int(last_event_id or 0)
-    entries = await _read(service, who, row, position, _AT_ONCE)
-    if not entries and row["status"] in ENDED:
+    position, read = int(last_event_id or 0), _read_on(service, who, row)
+    first = await read(position)
+    if not first.events and row["status"] in ENDED:
         return Response(status_code=204)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(service, who, row, position, entries), 200, headers, "text/event-stream")
+    stream = EventStream(service, who, PROGRESS_CHANNEL, str(deployment_id), read, _RETRY_MILLISECONDS)
+    return stream.response(position, first)
 
 
-async def _stream(
-    service: Service, who: Principal, row: Any, position: int, entries: list[Any]
-) -> AsyncIterator[bytes]:
-    listener = service.listeners[PROGRESS_CHANNEL]
-    with listener.watching(str(row["deployment_id"])) as changed:
-        changed.set()  # by what has come since it was first read
-        yield format_sse_event(id=str(position), retry=_RETRY_MILLISECONDS)
-        while not listener.ending and not service.standings.is_closed(who.tenant_id):
-            for entry in entries:
-                view = EntryView(**dict(entry))
-                position = view.position
-                yield format_sse_event(event="progress", data_str=view.model_dump_json(), id=str(position))
-                # Unless it was tried again meanwhile, nothing more will come.
-                if view.step is None and view.status in ENDED and entry is entries[-1]:
-                    return
-            left = (who.expires_at - service.clock.now()).total_seconds()
-            if left <= 0:
-                return
-            if not entries and not await _changes(changed, min(left, HEARTBEAT_SECONDS)):
-                yield format_sse_event(comment="heartbeat", id=str(position))
-            changed.clear()
-            try:
-                entries = await _read(service, who, row, position, _AT_ONCE)
-            except TRANSIENT:
-                return  # the database is away: whoever comes back goes on where they were
+def _read_on(service: Service, who: Principal, row: Any) -> Callable[[int], Awaitable[Reading]]:
+    async def read(position: int) -> Reading:
+        views = [EntryView(**dict(entry)) for entry in await _read(service, who, row, position, _AT_ONCE)]
+        sent = [
+            format_sse_event(event="progress", data_str=view.model_dump_json(), id=str(view.position)) for view in views
+        ]
+        # Unless it was tried again meanwhile, nothing more will come.
+        over = bool(views) and views[-1].step is None and views[-1].status in ENDED
+        return Reading(sent, views[-1].position if views else position, more=bool(views), over=over)
+
+    return read
 
 
 async def _read(
@@ -131,11 +114,3 @@ async def _read(
             limit,
             step,
         )
-
-
-async def _changes(changed: asyncio.Event, seconds: float) -> bool:
-    """Wait for a change; return whether there was one within so long."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await changed.wait()
-    return changed.is_set()
