@@ -12,9 +12,11 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+import asyncpg
 import hypothesis
 import pytest
 
+from chassis.ids import PLATFORM_TENANT
 from chassis.security.tokens import TokenIssuer
 from cli.client import API
 from deploy.roles import SERVICES
@@ -173,6 +175,23 @@ async def tenant(stack: Stack, public: Api, platform: Api) -> Tenant:
 async def other(stack: Stack, public: Api, platform: Api) -> Tenant:
     deployed = await deploy(public, platform)
     return replace(deployed, api=lasting(stack, deployed.api))
+
+
+@pytest.fixture(scope="module")
+async def isp(public: Api, platform: Api) -> Tenant:
+    """A tenant of a test file's own: what is done to it, or to its users, is not to reach the others'."""
+    return await deploy(public, platform)
+
+
+@pytest.fixture
+async def database(stack: Stack) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """The tenant service's database, seen as the platform does."""
+    connection = await asyncpg.connect(stack.database_url("tenant", "api"))
+    await connection.execute(f"set app.tenant_id = '{PLATFORM_TENANT}'")
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

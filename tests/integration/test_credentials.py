@@ -2,17 +2,15 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from chassis.ids import PLATFORM_TENANT
 from deploy.stack.stack import Stack
 from tests.api import Answer, Api
-from tests.conftest import PASSWORD, Tenant, deploy, sign_in
+from tests.conftest import PASSWORD, Tenant, sign_in
 from tests.integration.test_revocations import READ, believed, ended
 from tests.integration.test_users import ANY, joined
 
@@ -23,23 +21,6 @@ EXCHANGE = {
 }
 CLIENT = {"grant_type": "client_credentials"}
 READING = ["billing:read", "customers:read", "deployments:read", "users:read"]
-
-
-@pytest.fixture(scope="module")
-async def isp(public: Api, platform: Api) -> Tenant:
-    """A tenant of its own, whose users and accounts come and go."""
-    return await deploy(public, platform)
-
-
-@pytest.fixture
-async def database(stack: Stack) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """The tenant service's database, seen as the platform does."""
-    connection = await asyncpg.connect(stack.database_url("tenant", "api"))
-    await connection.execute(f"set app.tenant_id = '{PLATFORM_TENANT}'")
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def key_of(api: Api, scopes: list[str], **more: Any) -> Any:

@@ -12,17 +12,11 @@ import pytest
 
 from deploy.stack.stack import Stack
 from tests.api import Api, eventually
-from tests.conftest import PASSWORD, Tenant, deploy, registration, sign_in
+from tests.conftest import PASSWORD, Tenant, registration, sign_in
 from tests.deployments import done, ended, ordered, settled
 from tests.integration.test_revocations import READ
 
 V1 = "/api/v1"
-
-
-@pytest.fixture(scope="module")
-async def isp(public: Api, platform: Api) -> Tenant:
-    """A tenant of its own: the others are to stay active."""
-    return await deploy(public, platform)
 
 
 async def everywhere(stack: Stack, api: Api) -> dict[str, tuple[int, str]]:

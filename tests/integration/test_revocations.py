@@ -28,8 +28,8 @@ from deploy.stack.stack import Stack
 from deploy.stack.tansu import Tansu
 from dotmac_contracts.envelope import Envelope, encode
 from dotmac_contracts.tenant import TokensRevoked
-from tests.api import Api, eventually
-from tests.conftest import PASSWORD, Tenant, deploy, sign_in
+from tests.api import Answer, Api, eventually
+from tests.conftest import PASSWORD, Tenant, sign_in
 
 V1 = "/api/v1"
 # One operation of each service that a tenant's administrator may read.
@@ -43,12 +43,6 @@ READ = {
 SignIn = Callable[[], Awaitable[Api]]
 
 
-@pytest.fixture(scope="module")
-async def isp(public: Api, platform: Api) -> Tenant:
-    """A tenant of its own: the tokens of the others' users are to last."""
-    return await deploy(public, platform)
-
-
 @pytest.fixture
 def signed_in(public: Api, isp: Tenant) -> SignIn:
     async def again() -> Api:
@@ -60,8 +54,7 @@ def signed_in(public: Api, isp: Tenant) -> SignIn:
 async def believed(stack: Stack, api: Api) -> set[str]:
     """Return where the token is believed; everywhere else it has to be refused as one that is not valid."""
     where = set()
-    for place, path in READ.items():
-        answer = await replace(api, url=stack.url(place)).send("GET", V1 + path)
+    for place, answer in (await _asked(stack, api)).items():
         if answer.status == 200:
             where.add(place)
         else:
@@ -70,10 +63,21 @@ async def believed(stack: Stack, api: Api) -> set[str]:
 
 
 async def ended(stack: Stack, api: Api) -> None:
+    """Return once the token is believed nowhere; until then it may be believed, and not allow to read everything."""
+
     async def nowhere() -> bool:
-        return await believed(stack, api) == set()
+        answers = (await _asked(stack, api)).values()
+        if any(answer.status in (200, 403) for answer in answers):
+            return False
+        for answer in answers:
+            answer.problem(401, "invalid-token")
+        return True
 
     await eventually(nowhere)
+
+
+async def _asked(stack: Stack, api: Api) -> dict[str, Answer]:
+    return {place: await replace(api, url=stack.url(place)).send("GET", V1 + path) for place, path in READ.items()}
 
 
 async def user_of(api: Api) -> str:

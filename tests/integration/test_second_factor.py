@@ -3,39 +3,19 @@
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 import pytest
 
-from chassis.ids import PLATFORM_TENANT
-from deploy.stack.stack import Stack
 from services.tenant.domain.totp import PERIOD_SECONDS, code_of
 from tests.api import Answer, Api
-from tests.conftest import PASSWORD, Tenant, deploy
+from tests.conftest import PASSWORD, Tenant
 from tests.integration.test_users import User, joined, signed_in
 
 V1 = "/api/v1"
 FACTOR = f"{V1}/auth/second-factor"
-
-
-@pytest.fixture(scope="module")
-async def isp(public: Api, platform: Api) -> Tenant:
-    """A tenant of its own, whose users come and go."""
-    return await deploy(public, platform)
-
-
-@pytest.fixture
-async def database(stack: Stack) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """The tenant service's database, seen as the platform does."""
-    connection = await asyncpg.connect(stack.database_url("tenant", "api"))
-    await connection.execute(f"set app.tenant_id = '{PLATFORM_TENANT}'")
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Sessions: what opens, refreshes and ends them; passwords; and how often one may be tried."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 from argon2 import PasswordHasher
 
-from chassis.ids import PLATFORM_TENANT
 from chassis.security.tokens import TokenIssuer
 from deploy.stack.stack import Stack
 from services.tenant.domain.attempts import FREE
@@ -46,12 +45,6 @@ async def refreshed(public: Api, token: str) -> Any:
     return await public.send("POST", f"{V1}/auth/token", form=form)
 
 
-@pytest.fixture(scope="module")
-async def isp(public: Api, platform: Api) -> Tenant:
-    """A tenant of its own: the tokens of the others' users are to last."""
-    return await deploy(public, platform)
-
-
 @pytest.fixture
 def signed_in(public: Api, isp: Tenant) -> SignIn:
     async def open_one(password: str = PASSWORD, tenant: Tenant = isp, **headers: str) -> Session:
@@ -60,17 +53,6 @@ def signed_in(public: Api, isp: Tenant) -> SignIn:
         return Session(public.as_(answer["access_token"]), public, answer["refresh_token"])
 
     return open_one
-
-
-@pytest.fixture
-async def database(stack: Stack) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """The tenant service's database, seen as the platform does."""
-    connection = await asyncpg.connect(stack.database_url("tenant", "api"))
-    await connection.execute(f"set app.tenant_id = '{PLATFORM_TENANT}'")
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def sessions(api: Api, **params: str) -> list[dict[str, Any]]:

@@ -28,12 +28,6 @@ class User:
     refresh_token: str
 
 
-@pytest.fixture(scope="module")
-async def isp(public: Api, platform: Api) -> Tenant:
-    """A tenant of its own, whose users come and go."""
-    return await deploy(public, platform)
-
-
 def address() -> str:
     return f"{secrets.token_hex(6)}@users.example"
 

@@ -39,12 +39,6 @@ async def refreshed(public: Api, token: str, where: str | None = None) -> Answer
     return await api.send("POST", f"{V1}/auth/token", form={"grant_type": "refresh_token", "refresh_token": token})
 
 
-@pytest.fixture(scope="module")
-async def isp(public: Api, platform: Api) -> Tenant:
-    """A tenant of its own, whose sessions end."""
-    return await deploy(public, platform)
-
-
 @pytest.mark.parametrize("name", NAMED)
 async def test_a_token_that_is_not_ours_or_not_of_now_is_refused_everywhere(
     stack: Stack, public: Api, isp: Tenant, name: str
