@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from chassis.security.scopes import TENANT_ADMINISTRATOR, scopes_of
 from chassis.security.tokens import TokenIssuer
 from deploy.stack.stack import Stack
 from tests.api import Answer, Api, eventually
@@ -136,6 +137,13 @@ async def test_the_signing_key_is_changed_under_load_and_the_former_one_ends(
         assert await keys_of(public) == [old_key]
         await now(old, new)
         assert await keys_of(public) == [old_key, new_key]
+        # The ten seconds of the procedure: who has just fetched the keys, for a forged token say, does not do it again.
+        early = public.as_(TokenIssuer(new).issue("somebody", UUID(isp.id), scopes_of([TENANT_ADMINISTRATOR])))
+
+        async def known_everywhere() -> bool:
+            return await believed(stack, early) == set(READ)
+
+        await eventually(known_everywhere)
         before, _ = await signed_in(public, isp)
         await now(new, old)
         assert await keys_of(public) == [new_key, old_key]
