@@ -310,14 +310,12 @@ The platform is ready.
 
     def _environment(self, name: str) -> dict[str, str]:
         passed = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "ROLES")}
-        # The gateway finds the tenant service at either of its addresses.
-        keys = self.gateway_url if self.replaceable else self.url("tenant")
         common = {
             **passed,
             "SECRET_KEY": self._secrets["SECRET_KEY"],
             "JWT_SECRET_KEY": self._secrets["JWT_SECRET_KEY"],
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka,
-            "JWKS_URL": f"{keys}/.well-known/jwks.json",
+            "JWKS_URL": f"{self.url('tenant')}/.well-known/jwks.json",
             "GATEWAY_URL": self.gateway_url,
             "EXPORT_DIRECTORY": str(self._place.path / "exports"),
             "HOST": "127.0.0.1",
