@@ -213,7 +213,8 @@ class Exchange:
         log.warning(
             "upstream_broke_off", upstream=self._route.upstream.name, reason=reason, request_id=self._request_id
         )
-        self._service_failed()
+        if self._received_all:  # else the service may have had enough of a slow client, which is no failure
+            self._service_failed()
         self._fail(Problem(502, "bad-gateway", f"The {self._route.upstream.name} service broke off its answer."))
 
     def may_send(self, may: bool) -> None:

@@ -107,10 +107,7 @@ class Stack:
         self._keep_alive()
         servers = {"kafka": self.kafka, "postgres": self._server_url}
         self._place.publish({"gateway": self.gateway_url, "administrator": self.administrator, **servers})
-        self._publish_targets()
-
-    def _publish_targets(self) -> None:
-        """Say where the metrics are, as Prometheus reads it."""
+        # Where the metrics are, as Prometheus reads it.
         targets = [f"127.0.0.1:{self.ports[name]}" for name in ("gateway", *SERVICES)]
         (self._place.path / "targets.json").write_text(json.dumps([{"targets": targets}]))
 
@@ -195,14 +192,17 @@ The platform is ready.
         self.children[name].keep_alive(self.say)
 
     async def replace_service(self, name: str) -> None:
-        """Start another instance of a service beside the one that runs, and stop that one when the other is ready."""
+        """Start another instance of a service beside the one that runs, and stop that one when the other is ready.
+
+        Twice, so that it ends at the address where it was: others than the gateway know no second one.
+        """
         if not self.replaceable:
             raise StackError(f"{name} can't be replaced: the gateway knows no second address of it")
-        old = self.children.pop(name)
-        self.ports[name], self._standby[name] = self._standby[name], self.ports[name]
-        await self.start_service(name)
-        self._publish_targets()
-        await old.stop()
+        for _ in range(2):
+            old = self.children.pop(name)
+            self.ports[name], self._standby[name] = self._standby[name], self.ports[name]
+            await self.start_service(name)
+            await old.stop()
 
     async def wait_ready(self, name: str) -> None:
         """Return once it says that it is ready; StackError with its log if it can't be."""

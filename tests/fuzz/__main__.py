@@ -4,16 +4,10 @@ import argparse
 import asyncio
 import secrets
 import sys
-import tempfile
 import time
-from pathlib import Path
-
-import aiohttp
 
 from deploy.stack.stack import Stack
-from tests.api import Api
-from tests.conftest import deploy, sign_in
-from tests.fuzz.campaign import Identity, campaign, identities
+from tests.fuzz.campaign import campaign, fuzzed
 
 # A round looks at every operation by itself, a few thousand requests, and then follows links from one to the next.
 _ROUND = (("--max-examples", "60"), ("--phases", "stateful", "--max-examples", "60", "--max-time", "60"))
@@ -21,21 +15,15 @@ _ROUND = (("--max-examples", "60"), ("--phases", "stateful", "--max-examples", "
 
 async def fuzz(requests: int, seed: int) -> bool:
     """Repeat with the next seed until enough requests were sent or one was answered wrongly."""
-    with tempfile.TemporaryDirectory(prefix="dotmac-fuzz-") as name:
-        folder = Path(name)
-        async with Stack(folder, any_ports=True, say=print) as stack:
-            who = await _identities(stack)
-            try:
-                return await _rounds(stack, who, folder, requests, seed)
-            finally:
-                stack.remove_data()
+    async with fuzzed(say=print) as stack:
+        return await _rounds(stack, requests, seed)
 
 
-async def _rounds(stack: Stack, who: list[Identity], folder: Path, requests: int, seed: int) -> bool:
+async def _rounds(stack: Stack, requests: int, seed: int) -> bool:
     sent, started = 0, time.perf_counter()
     while sent < requests:
         for options in _ROUND:
-            found = await campaign(stack.gateway_url, who, folder, "--seed", str(seed), *options)
+            found = await campaign(stack, "--seed", str(seed), *options)
             sent += found.requests
             seconds = time.perf_counter() - started
             print(f"seed {seed}: {found.requests:,} requests; {sent:,} in {seconds:.0f} s", flush=True)
@@ -45,13 +33,6 @@ async def _rounds(stack: Stack, who: list[Identity], folder: Path, requests: int
                 return False
         seed += 1
     return True
-
-
-async def _identities(stack: Stack) -> list[Identity]:
-    async with aiohttp.ClientSession() as session:
-        public = Api(stack.gateway_url, session, None, set(), {})
-        platform = public.as_(await sign_in(public, *stack.administrator))
-        return identities(stack, await deploy(public, platform), await deploy(public, platform))
 
 
 def main() -> None:

@@ -5,14 +5,20 @@ import json
 import os
 import re
 import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import aiohttp
+
 from cli.client import API
-from deploy.stack.stack import Stack
-from tests.conftest import PASSWORD, Tenant
+from deploy.stack.stack import Say, Stack
+from tests.api import Api
+from tests.conftest import PASSWORD, deploy, sign_in
 
 _ROOT = Path(__file__).parents[2]
 _CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
@@ -57,23 +63,23 @@ class Findings:
     report: str
 
 
-def identities(stack: Stack, first: Tenant, second: Tenant) -> list[Identity]:
-    """Return two tenants' administrators and the platform's."""
-    return [
-        Identity("first tenant", first.administrator, PASSWORD, first.slug),
-        Identity("second tenant", second.administrator, PASSWORD, second.slug),
-        Identity("platform", *stack.administrator),
-    ]
+@asynccontextmanager
+async def fuzzed(say: Say) -> AsyncIterator[Stack]:
+    """Run a stack that nobody else uses: requests that are made up also suspend tenants, and have them leave."""
+    with tempfile.TemporaryDirectory(prefix="dotmac-fuzz-") as name:
+        async with Stack(Path(name), any_ports=True, say=say) as stack:
+            yield stack
+        stack.remove_data()
 
 
-async def campaign(gateway: str, identities: list[Identity], folder: Path, *options: str) -> Findings:
-    """Run once, in a process of its own; `options` are those of `schemathesis run`."""
-    users = folder / "identities.json"
+async def campaign(stack: Stack, *options: str) -> Findings:
+    """Run once, in a process of its own and with tenants of its own; `options` are those of `schemathesis run`."""
+    users = stack.folder / "identities.json"
     users.touch(mode=0o600)
-    users.write_text(json.dumps({"auth": [identity.entry() for identity in identities]}))
+    users.write_text(json.dumps({"auth": [identity.entry() for identity in await _identities(stack)]}))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(_CONFIGURATION)),
-        *("run", f"{gateway}/openapi.json", "--no-color", "--generation-database", "none", *options),
+        *("run", f"{stack.gateway_url}/openapi.json", "--no-color", "--generation-database", "none", *options),
         # An answer that goes on has no end that could be waited for; tests/integration/test_feed.py asks for it.
         *("--exclude-path", f"{API}/events", "--exclude-path", f"{API}/deployments/{{deployment_id}}/events"),
         cwd=_ROOT,
@@ -90,3 +96,16 @@ async def campaign(gateway: str, identities: list[Identity], folder: Path, *opti
     report = output.decode(errors="replace")
     counted = re.search(r"(\d+) generated", report)
     return Findings(process.returncode == 0, int(counted[1]) if counted else 0, report)
+
+
+async def _identities(stack: Stack) -> list[Identity]:
+    """Return the administrators of two tenants that have just been deployed, and the platform's."""
+    async with aiohttp.ClientSession() as session:
+        public = Api(stack.gateway_url, session, None, set(), {})
+        platform = public.as_(await sign_in(public, *stack.administrator))
+        first, second = await deploy(public, platform), await deploy(public, platform)
+    return [
+        Identity("first tenant", first.administrator, PASSWORD, first.slug),
+        Identity("second tenant", second.administrator, PASSWORD, second.slug),
+        Identity("platform", *stack.administrator),
+    ]

@@ -908,6 +908,28 @@ async def test_a_service_that_fails_again_and_again_is_left_alone_then_probed() 
         assert await asyncio.gather(*(status() for _ in range(8))) == [200] * 8
 
 
+async def test_clients_that_a_service_cuts_off_as_too_slow_keep_nobody_else_from_it() -> None:
+    async def answer(service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if service.asked[-1].line.startswith("POST"):
+            await reader.readexactly(1)  # the body's only byte for now
+            writer.close()
+        else:
+            writer.write(ok())
+
+    async with (
+        service(answer) as upstream,
+        gateway(customer_url=upstream.url, breaker_failures=3, breaker_seconds=60) as running,
+        running.client() as client,
+    ):
+        for _ in range(6):
+            reader, writer = await running.raw(head("POST", PATH, [("content-length", "1000")]) + b"x")
+            async with asyncio.timeout(10):
+                assert b" 502 " in await reader.readline()
+            writer.close()
+        async with client.get(PATH) as response:
+            assert response.status == 200
+
+
 # Its own pages
 
 
