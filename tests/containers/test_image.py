@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from docker import DockerClient
 from docker.errors import ImageNotFound
 from docker.models.containers import Container
@@ -90,6 +91,27 @@ def test_it_runs_as_a_number_that_is_not_root_without_capabilities(engine: Docke
 
 def test_no_file_of_the_platform_can_be_changed_by_it(run: Run) -> None:
     assert run("find", "/srv", "/opt", "-not", "-type", "l", "-writable") == (0, "", "")
+
+
+def test_what_is_mounted_for_exports_can_be_written_by_it_and_read_by_nobody_else(engine: DockerClient) -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    folder = compose["services"]["customer-worker"]["environment"]["EXPORT_DIRECTORY"]
+    volume = engine.volumes.create(labels=LABELS)
+    program = f"import os; open('{folder}/x', 'w').close(); print(oct(os.stat('{folder}').st_mode & 0o777))"
+    try:
+        output = engine.containers.run(
+            IMAGE,
+            ["python", "-c", program],
+            remove=True,
+            read_only=True,
+            cap_drop=["ALL"],
+            network_mode="none",
+            labels=LABELS,
+            volumes={volume.name: {"bind": folder, "mode": "rw"}},
+        )
+    finally:
+        volume.remove()
+    assert output.decode().strip() == "0o700"
 
 
 def test_it_holds_the_runtime_pins_and_nothing_else(run: Run) -> None:

@@ -68,7 +68,9 @@ def test_a_container_of_the_platform_can_not_write_its_file_system_or_gain_right
     container = CONTAINERS[name]
     assert container["read_only"] is True
     assert container["tmpfs"] == ["/tmp"]
-    assert "volumes" not in container
+    exports = container["environment"].get("EXPORT_DIRECTORY")
+    assert (exports is not None) is (name in WORKER)
+    assert container.get("volumes", []) == ([f"exports:{exports}"] if exports else [])
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

@@ -8,6 +8,8 @@ import pytest
 
 from tests.unit.deploy.kubernetes.rendered import Resource, kind, workloads
 
+_HARMLESS = {"emptyDir", "secret", "persistentVolumeClaim"}
+
 
 def unsafe(resources: list[Resource]) -> list[str]:
     """Return what keeps a pod from the "restricted" Pod Security Standard, and what else it should not have."""
@@ -23,7 +25,7 @@ def unsafe(resources: list[Resource]) -> list[str]:
             found.append(f"{workload.name} is given a token, or the cluster's services, without need")
         if pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}:
             found.append(f"{workload.name} shares a namespace with its host")
-        held = [volume for volume in pod.get("volumes", []) if not volume.keys() & {"emptyDir", "secret"}]
+        held = [volume for volume in pod.get("volumes", []) if not volume.keys() & _HARMLESS]
         found += [f"{workload.name} mounts {volume}" for volume in held]
         for container in workload.containers:
             place = f"{workload.name}/{container['name']}"

@@ -51,6 +51,17 @@ def test_every_process_that_is_asked_has_an_address_a_budget_and_a_scale(resourc
         assert [pod.name for pod in pods.values() if wanted <= pod.labels.items()] == [name]
 
 
+def test_workers_write_what_a_leaving_tenant_takes_along_to_a_claim_that_they_share(resources: list[Resource]) -> None:
+    assert "exports" in kind(resources, "PersistentVolumeClaim")
+    for item in workloads(resources):
+        (container,) = item.spec["containers"]
+        folder = environment(resources, item, container).get("EXPORT_DIRECTORY")
+        assert (folder is not None) is (item.component == "worker")
+        if folder is not None:
+            (volume,) = [v["name"] for v in item.spec["volumes"] if "persistentVolumeClaim" in v]
+            assert {"name": volume, "mountPath": folder} in container["volumeMounts"]
+
+
 def test_what_is_scaled_states_no_replicas_that_an_apply_would_put_back(resources: list[Resource]) -> None:
     assert [name for name, item in kind(resources, "Deployment").items() if "replicas" in item["spec"]] == []
 
