@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
@@ -96,7 +97,21 @@ _REQUIRED: dict[str, Callable[[str], Any]] = {
     "aggregateversion": int,
 }
 _OPTIONAL: dict[str, Callable[[str], Any]] = {"subject": str, "causationid": UUID, "correlationid": UUID}
+_OPTIONAL_HEADERS = [(name, f"ce_{name}") for name in _OPTIONAL]
 _READERS = [(name, f"ce_{name}", read) for name, read in {**_REQUIRED, **_OPTIONAL}.items()]
+
+
+# The events of a bulk are of one moment and of few tenants.
+
+
+@lru_cache(maxsize=16)
+def _written(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+@lru_cache(maxsize=1024)
+def _named(tenant_id: UUID) -> str:
+    return str(tenant_id)
 
 
 def headers_of(envelope: Envelope) -> dict[str, str]:
@@ -107,15 +122,15 @@ def headers_of(envelope: Envelope) -> dict[str, str]:
         "ce_id": str(envelope.id),
         "ce_source": envelope.source,
         "ce_type": envelope.type,
-        "ce_time": envelope.time.isoformat().replace("+00:00", "Z"),
+        "ce_time": _written(envelope.time),
         "ce_partitionkey": envelope.partitionkey,
-        "ce_tenantid": str(envelope.tenantid),
+        "ce_tenantid": _named(envelope.tenantid),
         "ce_aggregateversion": str(envelope.aggregateversion),
     }
-    for name in _OPTIONAL:
+    for name, header in _OPTIONAL_HEADERS:
         value = getattr(envelope, name)
         if value is not None:
-            headers[f"ce_{name}"] = str(value)
+            headers[header] = str(value)
     if envelope.traceparent is not None:
         headers["traceparent"] = envelope.traceparent
     return headers
