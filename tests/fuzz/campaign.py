@@ -67,9 +67,12 @@ class Findings:
 async def fuzzed(say: Say) -> AsyncIterator[Stack]:
     """Run a stack that nobody else uses: requests that are made up also suspend tenants, and have them leave."""
     with tempfile.TemporaryDirectory(prefix="dotmac-fuzz-") as name:
-        async with Stack(Path(name), any_ports=True, say=say) as stack:
-            yield stack
-        stack.remove_data()
+        stack = Stack(Path(name), any_ports=True, say=say)
+        try:
+            async with stack:
+                yield stack
+        finally:
+            stack.remove_data()
 
 
 async def campaign(stack: Stack, *options: str) -> Findings:

@@ -911,7 +911,7 @@ async def test_a_service_that_fails_again_and_again_is_left_alone_then_probed() 
 async def test_clients_that_a_service_cuts_off_as_too_slow_keep_nobody_else_from_it() -> None:
     async def answer(service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if service.asked[-1].line.startswith("POST"):
-            await reader.readexactly(1)  # the body's only byte for now
+            await reader.readexactly(1)  # all that its client has sent of the body
             writer.close()
         else:
             writer.write(ok())
