@@ -41,6 +41,7 @@ async def main() -> None:
             await _requests(stack, report)
             await _bulk(stack, report)
             # From here on the event path has the machine to itself: its parts run in this process.
+            await bulk.quiet(stack)
             for child in stack.children.values():
                 await child.stop()
             garbage.settle()  # as a service does

@@ -68,7 +68,7 @@ async def _followed(client: Client, path: str) -> Any:
         state = await client.get(path)
         if state["status"] == "completed":
             return state
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 
 async def _copied(stack: Stack, service: str, table: str, tenant_id: str) -> float:
@@ -119,7 +119,7 @@ async def subscribed(client: Client) -> None:
 
 async def invoiced(stack: Stack, client: Client, tenant_id: str, period: str) -> Rates:
     """Bill a month of them: from the order of the run until it is complete."""
-    await _quiet(stack)
+    await quiet(stack)
     started = time.perf_counter()
     run = await client.post("/billing-runs", {"period": period})
     state = await _followed(client, f"/billing-runs/{run['id']}")
@@ -128,7 +128,7 @@ async def invoiced(stack: Stack, client: Client, tenant_id: str, period: str) ->
     return Rates(ours, await _copied(stack, "billing", "invoice", tenant_id))
 
 
-async def _quiet(stack: Stack) -> None:
+async def quiet(stack: Stack) -> None:
     """Wait until the relays have nothing left to send."""
     for service in ("customer", "billing"):
         connection = await asyncpg.connect(stack.database_url(service, "relay"))

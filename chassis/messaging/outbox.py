@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pydantic_core import to_json
+
 from chassis.clock import Clock
 from chassis.ids import new_id
 from chassis.messaging import metrics
@@ -23,8 +25,9 @@ class Outgoing:
     """The envelope of the event that this one answers."""
 
 
-_INSERT = """
-insert into outbox (event_id, topic, key, tenant_id, headers, value)
+_COLUMNS = ("event_id", "topic", "key", "tenant_id", "headers", "value")
+_INSERT = f"""
+insert into outbox ({", ".join(_COLUMNS)})
 select * from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::json[], $6::bytea[])
 """
 
@@ -34,10 +37,10 @@ _TURN = 100
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Events as they go into the outbox: a column each of ids, topics, keys, tenants, headers, values."""
+    """Events as they go into the outbox: a row each of id, topic, key, tenant, headers, value."""
 
     events: Sequence[Event]
-    columns: tuple[Sequence[object], ...]
+    rows: Sequence[tuple[object, ...]]
     creation: Creation
 
 
@@ -49,17 +52,20 @@ async def prepare(outgoing: Sequence[Outgoing], *, source: str, clock: Clock) ->
         if rows and len(rows) % _TURN == 0:
             await asyncio.sleep(0)  # whoever shares the process has its turn
         event, envelope = item.event, _envelope(item, source, creation, now)
-        value = event.model_dump_json().encode()
+        value = to_json(event)
         key, tenant = envelope.partitionkey, envelope.tenantid
         rows.append((envelope.id, event.TOPIC.name, key, tenant, headers_of(envelope), value))
-    return Prepared([item.event for item in outgoing], tuple(zip(*rows, strict=True)), creation)
+    return Prepared([item.event for item in outgoing], rows, creation)
 
 
 async def publish_prepared(tx: Transaction, prepared: Prepared) -> None:
     """Insert events in one statement. Lock their aggregates first: that order alone keeps their order."""
     if not prepared.events:
         return
-    await tx.execute(_INSERT, *prepared.columns)
+    if len(prepared.rows) < _TURN:
+        await tx.execute(_INSERT, *zip(*prepared.rows, strict=True))
+    else:  # a copy takes a third of the time for each event, and a round trip more
+        await tx.copy("outbox", _COLUMNS, prepared.rows)
     tx.wrote_outbox = True
     tx.after_commit(prepared.creation.end)
     tx.after_commit(lambda: metrics.count_published(prepared.events))

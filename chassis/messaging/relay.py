@@ -36,12 +36,13 @@ _STEP_ASIDE = "step aside"
 
 # Exactly what was not sent yet, never "id > n": one that commits late must go before what its aggregate says after it.
 _READ = "select id, topic, key, headers, value from outbox where id <> all($2::bigint[]) order by id limit $1"
-# Exactly the acknowledged ids, never "id <= n": a smaller id may commit later than a larger one.
-_MOVE = """
+# Exactly the acknowledged ids, never "id <= n": a smaller id may commit later than a larger one. What lies between them
+# is all that is looked at, however long the outbox is, and however much of what was moved is not vacuumed yet.
+MOVE = """
 with acknowledged as (
     select * from unnest($1::bigint[], $2::int[], $3::bigint[]) as a (id, partition, "offset")
 ), taken as (
-    delete from outbox o using acknowledged a where o.id = a.id
+    delete from outbox o using acknowledged a where o.id = a.id and o.id between $4 and $5
     returning o.id, o.event_id, o.topic, o.key, o.tenant_id, o.headers, o.value, a.partition, a."offset"
 )
 insert into journal (outbox_id, event_id, topic, key, tenant_id, headers, value, partition, "offset")
@@ -185,7 +186,8 @@ class _Mover:
                 await asyncio.sleep(_GATHER_SECONDS)  # a move costs as much as many of its events
             events = self._waiting.copy()
             with busy.RELAY:
-                await self._connection.execute(_MOVE, *(list(column) for column in zip(*events, strict=True)))
+                ids, partitions, offsets = (list(column) for column in zip(*events, strict=True))
+                await self._connection.execute(MOVE, ids, partitions, offsets, min(ids), max(ids))
             del self._waiting[: len(events)]
 
     async def __aenter__(self) -> "_Mover":

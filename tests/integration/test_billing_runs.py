@@ -101,6 +101,39 @@ async def test_a_chunk_decided_ahead_is_thrown_away_once_another_has_issued_invo
     assert (entries, counter) == (2 * CUSTOMERS, CUSTOMERS)
 
 
+async def test_an_account_is_billed_for_all_of_its_subscriptions_at_once(
+    subscribed: Tenant, stack: Stack, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where that is more than a chunk."""
+    tenant_id = UUID(subscribed.id)
+    await stack.start_service("billing")
+    orders = [
+        {"customer_external_reference": f"s-{number}", "plan_code": plan, "started_on": "2026-01-01"}
+        for number in (2, 3)
+        for plan in ("DSL", "PHONE")
+    ]
+    made = (await subscribed.api.send("POST", f"{V1}/subscriptions/bulk", {"items": orders})).expect(200)
+    assert made["created"] == len(orders)
+    await stack.children["billing"].stop()
+    monkeypatch.setattr(run_billing, "CHUNK", 2)
+    await _ordered(service, tenant_id)
+    runs = BillingRuns(service)
+    while await runs.step():
+        pass
+    async with service.consumer_db.for_tenants([tenant_id]) as tx:
+        invoices = await tx.fetch(
+            "select a.external_reference, i.total_minor, l.lines, l.sum from invoice i"
+            " join billing_account a using (tenant_id, account_id)"
+            " join (select tenant_id, invoice_id, array_agg(line order by line) as lines, sum(amount_minor)"
+            " from invoice_line group by 1, 2) l using (tenant_id, invoice_id) where i.tenant_id = $1",
+            tenant_id,
+        )
+    assert len(invoices) == CUSTOMERS
+    assert all(row["total_minor"] == row["sum"] for row in invoices)
+    lines = {row["external_reference"]: row["lines"] for row in invoices}
+    assert lines == {f"s-{number}": [1, 2, 3] if number in (2, 3) else [1] for number in range(CUSTOMERS)}
+
+
 async def test_two_that_bill_one_run_at_once_issue_each_invoice_once(
     subscribed: Tenant, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from chassis.clock import SystemClock
 from chassis.ids import PLATFORM_TENANT, new_id
 from chassis.messaging import dead_letter
 from chassis.messaging.outbox import Outgoing, publish
+from chassis.messaging.relay import MOVE
 from chassis.persistence.database import Database, Transaction
 from deploy.stack.stack import Stack
 from dotmac_contracts.billing import PlanChanged
@@ -189,6 +190,42 @@ async def test_what_was_published_stands_in_the_journal_in_the_order_of_its_aggr
     finally:
         await relay.close()
     assert [json.loads(row["headers"])["ce_aggregateversion"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+
+
+async def test_a_batch_is_moved_without_a_look_at_the_rest_of_the_outbox(stack: Stack) -> None:
+    """Whatever the planner takes the outbox for: it is vacuumed while it is empty, and then a bulk comes."""
+    batch, all_of_them = 1_000, 10_000
+    insert = (
+        "insert into outbox (event_id, topic, key, tenant_id, headers, value) select gen_random_uuid(), 't', 'k',"
+        f" gen_random_uuid(), '{{}}', '' from generate_series(1, {all_of_them}) returning id"
+    )
+
+    def looked_at(node: dict[str, Any]) -> int:
+        here = (
+            node["Actual Rows"] + node.get("Rows Removed by Filter", 0) if node.get("Relation Name") == "outbox" else 0
+        )
+        below = sum(map(looked_at, node.get("Plans", ())))
+        return int(here * node["Actual Loops"]) if "Scan" in node["Node Type"] else below
+
+    owner = await asyncpg.connect(stack.database_url("billing", "owner"))
+    try:
+        for prepare in ("vacuum (analyze, truncate off) outbox", "vacuum (analyze) outbox"):
+            undone = owner.transaction()
+            await undone.start()
+            await owner.fetch(insert)
+            await undone.rollback()
+            await owner.execute(prepare)
+            undone = owner.transaction()
+            await undone.start()
+            ids = [row["id"] for row in await owner.fetch(insert)][2 * batch : 3 * batch]
+            explained = await owner.fetchval(
+                f"explain (analyze, timing off, format json) {MOVE}", ids, [0] * batch, ids, ids[0], ids[-1]
+            )
+            await undone.rollback()
+            plan = json.loads(explained)[0]["Plan"]
+            assert looked_at(plan) == batch, plan
+    finally:
+        await owner.close()
 
 
 async def test_an_event_that_commits_late_goes_before_what_its_aggregate_says_after_it(stack: Stack) -> None:

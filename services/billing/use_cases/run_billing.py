@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import reduce
 from itertools import groupby
+from operator import add
 from typing import Any
 from uuid import UUID
 
@@ -19,30 +21,29 @@ from dotmac_contracts.money import Money as MoneyData
 from services.billing import metrics
 from services.billing.domain.period import Period, charge, invoice_number
 
-CHUNK = 1000
+CHUNK = 2000
+"""Subscriptions that a step bills, and what more the last of their accounts has."""
 _NONE = UUID(int=0)
 _DAYS_TO_PAY = timedelta(days=14)
 
-# Accounts that have something to bill in the period and no invoice for it yet, after the last one done. Tables that
-# were just filled have no statistics, so a wrong index must not cost a scan for each account: what is billed is read
-# once (`not in` is hashed), and `limit` and `offset` keep the look-ups of subscriptions and plans from being joined.
+# Subscriptions to bill in the period, with all of an account's or none (`with ties`), of accounts that come after the
+# last one done and have no invoice for it yet. Tables that were just filled have no statistics, so a wrong index must
+# not cost a scan for each account: what is billed is read once (`not in` is hashed), and `limit` keeps the look-ups of
+# accounts and plans from being joined.
 _DUE = """
-select due.account_id, due.customer_id,
-       s.subscription_id, s.price_minor, s.currency, s.started_on, s.cancelled_on, p.name
+select due.account_id, a.customer_id,
+       due.subscription_id, due.price_minor, due.currency, due.started_on, due.cancelled_on, p.name
 from (
-    select a.account_id, a.customer_id from billing_account a
-    cross join lateral (
-        select from subscription s where s.tenant_id = $1 and s.account_id = a.account_id
-        and s.started_on < $4 and (s.cancelled_on is null or s.cancelled_on > $3) limit 1) subscribed
-    where a.tenant_id = $1 and a.account_id > $2 and a.account_id not in (
+    select * from subscription s
+    where s.tenant_id = $1 and s.account_id > $2
+    and s.started_on < $4 and (s.cancelled_on is null or s.cancelled_on > $3) and s.account_id not in (
         select i.account_id from invoice i where i.tenant_id = $1 and i.period_start = $3 and i.account_id > $2)
-    order by a.account_id limit $5
+    order by s.account_id fetch first $5 rows with ties
 ) due
 cross join lateral (
-    select * from subscription s where s.tenant_id = $1 and s.account_id = due.account_id
-    and s.started_on < $4 and (s.cancelled_on is null or s.cancelled_on > $3) offset 0) s
-cross join lateral (select name from plan p where p.tenant_id = $1 and p.plan_id = s.plan_id limit 1) p
-order by due.account_id, s.subscription_id
+    select customer_id from billing_account a where a.tenant_id = $1 and a.account_id = due.account_id limit 1) a
+cross join lateral (select name from plan p where p.tenant_id = $1 and p.plan_id = due.plan_id limit 1) p
+order by due.account_id, due.subscription_id
 """
 
 # Invoices, their lines, and double entry: what a customer owes is what the ISP earns.
@@ -110,18 +111,18 @@ class BillingRuns:
 async def _next_chunk(service: Service, tenant_id: UUID, run_id: UUID, ahead: _Chunk | None) -> _Chunk | None:
     """Bill a chunk, and return the one after it; None if there is nothing more to do."""
     async with asyncio.TaskGroup() as together, service.consumer_db.for_tenants([tenant_id]) as tx:
+        deciding = together.create_task(_decided_ahead(service, ahead)) if ahead else None
         # Each lock in a statement of its own, so that what follows sees what its last holder committed.
         run = await tx.fetchrow(
             "select * from billing_run where tenant_id = $1 and run_id = $2 for update", tenant_id, run_id
         )
+        last = await tx.fetchval("select last_invoice_number from workspace where tenant_id = $1 for update", tenant_id)
+        stands = run is not None and run["finished_at"] is None and (ahead is None or ahead.after_number == last)
+        if deciding and not stands:
+            deciding.cancel()
         if run is None or run["finished_at"] is not None:
             return None
-        last = await tx.fetchval("select last_invoice_number from workspace where tenant_id = $1 for update", tenant_id)
-        chunk: _Chunk | None
-        if ahead and ahead.after_number == last:
-            chunk = ahead
-        else:
-            chunk = await _decided(tx, service, run, last, run["after_account"] or _NONE)
+        chunk = ahead if ahead and stands else await _decided(tx, service, run, last, run["after_account"] or _NONE)
         if chunk is None:
             await tx.execute(
                 "update billing_run set status = 'completed', finished_at = now() where tenant_id = $1 and run_id = $2",
@@ -129,7 +130,8 @@ async def _next_chunk(service: Service, tenant_id: UUID, run_id: UUID, ahead: _C
                 run_id,
             )
             return None
-        deciding = together.create_task(_decided_ahead(service, chunk))
+        if deciding is None or chunk is not ahead:
+            deciding = together.create_task(_decided_ahead(service, chunk))
         await _save(tx, chunk)
     return deciding.result()
 
@@ -155,12 +157,13 @@ async def _decided(
     for number, (account_id, group) in enumerate(groupby(rows, key=lambda row: row["account_id"]), after_number + 1):
         subscriptions = list(group)
         invoice_id, currency = new_id(), subscriptions[0]["currency"]
-        total = Money.zero(currency)
+        amounts: list[Money] = []
         for index, row in enumerate(subscriptions, 1):
             price = Money(row["price_minor"], row["currency"])
             amount = charge(price, period, row["started_on"], row["cancelled_on"])
-            total += amount  # which refuses to mix currencies
+            amounts.append(amount)
             lines.append((invoice_id, index, row["subscription_id"], row["name"], amount.amount_minor))
+        total = reduce(add, amounts)  # which refuses to mix currencies
         customer_id = subscriptions[0]["customer_id"]
         invoices.append((invoice_id, account_id, customer_id, invoice_number(number), total.amount_minor, currency))
     await asyncio.sleep(0)  # whoever shares the process has its turn
