@@ -87,7 +87,7 @@ class Snapshots:
         published = 0
         for start in range(0, len(tenants), _TENANTS_AT_ONCE):
             some = tenants[start : start + _TENANTS_AT_ONCE]
-            place = (_FIRST, _FIRST)
+            place = (some[0], _FIRST)
             while True:
                 async with service.consumer_db.for_tenants(some) as tx:
                     await _lock(tx, some, "")

@@ -34,7 +34,7 @@ from tests.conftest import Tenant, deploy
 from tests.deployments import done, settled
 from tests.integration.test_deprovision import settle_in
 from tests.integration.test_flow import imported
-from tests.integration.test_journal import published
+from tests.integration.test_journal import published, republish
 from tests.subscriptions import all_handled
 
 V1 = "/api/v1"
@@ -152,6 +152,7 @@ async def test_a_subscription_as_it_is(stack: Stack, tenant: Tenant) -> None:
 
 
 async def test_nothing_is_known_of_a_tenant_that_left(stack: Stack, public: Api, platform: Api) -> None:
+    began = datetime.now(UTC)
     isp = await deploy(public, platform)
     await settled(stack, isp.id)
     await settle_in(isp)
@@ -171,6 +172,10 @@ async def test_nothing_is_known_of_a_tenant_that_left(stack: Stack, public: Api,
     await eventually(taken_back)
     # Nothing follows, whatever was on its way; and what is published again ends with the tombstones too.
     await all_handled(stack.kafka)
+    await published(stack)
+    for topic in TOPICS:
+        status, said = await republish(stack, topic.owner, began)
+        assert status == 0, said
     assert await taken_back()
     for service, topic in (("customer", CUSTOMER_SNAPSHOT), ("billing", BILLING_SUBSCRIPTION_SNAPSHOT)):
         rows = await asked(
