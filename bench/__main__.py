@@ -1,8 +1,8 @@
 """`python -m bench`: starts a stack of its own and measures it. Loopback only, bounded, and it stops by itself."""
 
 import asyncio
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -13,7 +13,7 @@ from bench.events import measures
 from bench.events.latency import latency
 from bench.report import Report
 from chassis import garbage
-from deploy.stack.stack import Stack
+from deploy.stack.stack import Stack, temporary
 
 console = Console()
 
@@ -28,27 +28,21 @@ def memory_mib(pid: int) -> float:
 
 async def main() -> None:
     report = Report(console)
-    with tempfile.TemporaryDirectory(prefix="dotmac-bench-") as folder:
-        unlimited = dict.fromkeys(("RATE_LIMIT", "TENANT_RATE_LIMIT", "ADDRESS_RATE_LIMIT"), "1000000/second")
-        stack = Stack(Path(folder), any_ports=True, say=console.print, environment=unlimited)
-        started = time.perf_counter()
-        try:
-            await stack.start()
-            report.add("start of the stack", f"{time.perf_counter() - started:.1f} s")
-            for name, child in stack.children.items():
-                if child.pid:
-                    report.add(f"memory of {name} at rest", f"{memory_mib(child.pid):.0f} MiB")
-            await _requests(stack, report)
-            await _bulk(stack, report)
-            # From here on the event path has the machine to itself: its parts run in this process.
-            await bulk.quiet(stack)
-            for child in stack.children.values():
-                await child.stop()
-            garbage.settle()  # as a service does
-            await _events(stack, report)
-        finally:
-            await stack.stop()
-            stack.remove_data()
+    unlimited = dict.fromkeys(("RATE_LIMIT", "TENANT_RATE_LIMIT", "ADDRESS_RATE_LIMIT"), "1000000/second")
+    started = time.perf_counter()
+    async with temporary("bench", partial(Stack, any_ports=True, say=console.print, environment=unlimited)) as stack:
+        report.add("start of the stack", f"{time.perf_counter() - started:.1f} s")
+        for name, child in stack.children.items():
+            if child.pid:
+                report.add(f"memory of {name} at rest", f"{memory_mib(child.pid):.0f} MiB")
+        await _requests(stack, report)
+        await _bulk(stack, report)
+        # From here on the event path has the machine to itself: its parts run in this process.
+        await bulk.quiet(stack)
+        for child in stack.children.values():
+            await child.stop()
+        garbage.settle()  # as a service does
+        await _events(stack, report)
     report.show()
 
 

@@ -3,11 +3,10 @@
 import asyncio
 import secrets
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from bench.report import Report
 from cli.client import Client
-from deploy.stack.stack import Stack
+from deploy.stack.stack import Stack, temporary
 
 ALONE = 60
 AT_ONCE = 200
@@ -32,17 +31,13 @@ console = Console()
 
 async def main() -> None:
     report = Report(console)
-    with tempfile.TemporaryDirectory(prefix="dotmac-bench-") as folder:
-        unlimited = dict.fromkeys(("RATE_LIMIT", "TENANT_RATE_LIMIT", "ADDRESS_RATE_LIMIT"), "1000000/second")
-        stack = Stack(Path(folder), any_ports=True, say=console.print, environment=unlimited)
-        try:
-            await stack.start()
-            async with Client(stack.gateway_url, *stack.administrator) as platform:
-                await _alone(stack, platform, report)
-                await _at_once(stack, platform, report)
-        finally:
-            await stack.stop()
-            stack.remove_data()
+    unlimited = dict.fromkeys(("RATE_LIMIT", "TENANT_RATE_LIMIT", "ADDRESS_RATE_LIMIT"), "1000000/second")
+    async with (
+        temporary("bench", partial(Stack, any_ports=True, say=console.print, environment=unlimited)) as stack,
+        Client(stack.gateway_url, *stack.administrator) as platform,
+    ):
+        await _alone(stack, platform, report)
+        await _at_once(stack, platform, report)
     report.show()
 
 

@@ -14,11 +14,11 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from chassis.service import Service
 from chassis.telemetry import traces
 from deploy.roles import SERVICES
 from deploy.stack.processes import Child, free_port
-from deploy.stack.stack import Stack
+from deploy.stack.stack import Stack, temporary
 from dotmac_contracts import topics
 from dotmac_contracts.customer import CustomerCreated
 from dotmac_contracts.envelope import Envelope, encode
@@ -293,14 +293,12 @@ async def consume(stack: Stack, database: Database, cost: Cost, on: bool) -> Non
 
 async def main() -> None:
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="dotmac-bench-") as folder:
-        stack = Stack(Path(folder), any_ports=True, say=console.print)
+    async with temporary("bench", partial(Stack, any_ports=True, say=console.print)) as stack:
         collector = Child(
-            "sink", [sys.executable, "-m", "bench.telemetry", str(port)], os.environ, Path(folder, "sink.log")
+            "sink", [sys.executable, "-m", "bench.telemetry", str(port)], os.environ, stack.folder / "sink.log"
         )
         await collector.start()
         try:
-            await stack.start()
             tenant = new_id()
             async with (
                 connected(stack.database_url("billing", "consumer")) as database,
@@ -317,8 +315,6 @@ async def main() -> None:
             costs += await events(stack, tenant, endpoint)
         finally:
             await collector.stop()
-            await stack.stop()
-            stack.remove_data()
     report(costs)
 
 

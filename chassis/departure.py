@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 
 from chassis.messaging.outbox import Outgoing, publish
+from chassis.messaging.snapshots import Snapshots
 from chassis.messaging.subscription import Received, Subscription
 from chassis.persistence.database import Transaction
 from chassis.service import Service
@@ -54,11 +55,13 @@ def subscription(
     exported: type[DataExported],
     deleted: type[DataDeleted],
     *,
+    snapshots: Snapshots | None = None,
     kept_tables: Collection[str] = (),
     kept_topics: Collection[Topic] = (),
 ) -> Subscription:
     """Return what a service does when a tenant leaves.
 
+    snapshots: what a compacted topic says of its aggregates, to be taken back.
     kept_tables, kept_topics: what the platform itself knows of a tenant, and keeps when it has left.
     """
     kept = [_OWN, *_MESSAGING, *kept_tables]
@@ -88,6 +91,9 @@ def subscription(
             await answered(tx, answer, version, item.envelope)
 
     async def delete(tx: Transaction, received: Sequence[Received[DataDeletionRequested]]) -> None:
+        if snapshots is not None:
+            causes = {item.event.tenant_id: item.envelope for item in received}
+            await snapshots.remove(tx, service, causes.values())
         for item in received:
             ids = (item.event.tenant_id, item.event.deployment_id)
             tables = [*await _delete(tx, ids[0], kept), await _forget_events(tx, ids[0], topics_kept)]

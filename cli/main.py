@@ -19,6 +19,7 @@ from cli.demo import Demo, DemoFailed
 from cli.generator import generate
 from cli.journal import journal
 from cli.mapping import MappingError, read_mapping
+from cli.snapshots import snapshots
 from cli.timings import Meter, saved, table
 from deploy import compose
 from deploy.compose import Addresses
@@ -29,6 +30,7 @@ from deploy.stack.stack import ADMINISTRATOR, Stack, until_cancelled
 app = typer.Typer(no_args_is_help=True, help="The DotMac Platform's command line.")
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(journal, name="journal")
+app.add_typer(snapshots, name="snapshots")
 app.add_typer(backup, name="backup")
 console = Console()
 _MAPPING = Path(__file__).resolve().parent.parent / "examples" / "telco-subscribers.mapping.yaml"

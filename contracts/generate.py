@@ -14,11 +14,12 @@ from uuid import UUID
 import yaml
 from jsonschema import Draft202012Validator
 
-from dotmac_contracts.envelope import EVENTS, Envelope, Event, decode, encode
+from dotmac_contracts.envelope import EVENTS, Envelope, Event, Tombstone, decode, encode
 from dotmac_contracts.topics import ALL
 
 ROOT = Path(__file__).resolve().parent
 _MOMENT = "2026-01-01T00:00:00Z"
+_TAKEN_BACK = " A record without a value says that the aggregate of its key is gone."
 _ID = UUID("01900000-0000-7000-8000-000000000001")
 
 
@@ -30,9 +31,15 @@ class Release(TypedDict):
 
 
 def schema_of(event: type[Event]) -> dict[str, Any]:
-    """Return an event's JSON Schema."""
-    schema: dict[str, Any] = event.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": event.TYPE, **schema}
+    """Return the JSON Schema of an event's value."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": event.TYPE, **_value_schema(event)}
+
+
+def _value_schema(event: type[Event], ref_template: str = "#/$defs/{model}") -> dict[str, Any]:
+    schema: dict[str, Any] = event.model_json_schema(ref_template=ref_template)
+    if issubclass(event, Tombstone):
+        return {"title": schema["title"], "description": schema["description"], "type": "null"}
+    return schema
 
 
 def sample_of(event: type[Event]) -> dict[str, Any]:
@@ -54,8 +61,13 @@ def sample_of(event: type[Event]) -> dict[str, Any]:
         "topic": record.topic,
         "key": record.key.decode(),
         "headers": {name: value.decode() for name, value in record.headers},
-        "value": json.loads(record.value),
+        "value": None if record.value is None else json.loads(record.value),
     }
+
+
+def value_of(sample: dict[str, Any]) -> bytes | None:
+    """Return a sample's value as it stands in the record."""
+    return None if sample["value"] is None else json.dumps(sample["value"]).encode()
 
 
 def _example(schema: dict[str, Any], root: dict[str, Any]) -> Any:
@@ -126,7 +138,7 @@ def asyncapi() -> dict[str, Any]:
         events = [event for event in EVENTS.values() if event.TOPIC is topic]
         channels[topic.name] = {
             "address": topic.name,
-            "description": topic.description,
+            "description": topic.description + (_TAKEN_BACK if topic.compacted else ""),
             "messages": {event.__name__: {"$ref": f"#/components/messages/{event.__name__}"} for event in events},
             "bindings": {
                 "kafka": {
@@ -145,7 +157,7 @@ def asyncapi() -> dict[str, Any]:
             "summary": f"The {topic.owner} service tells of it.",
         }
         for event in events:
-            schema = event.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema = _value_schema(event, "#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[event.__name__] = schema
             messages[event.__name__] = {
@@ -228,7 +240,7 @@ def problems(released: dict[str, Release] | None = None) -> list[str]:
         for name, sample in content["samples"].items():
             try:
                 headers = [(key, value.encode()) for key, value in sample["headers"].items()]
-                decode(headers, json.dumps(sample["value"]).encode())
+                decode(headers, value_of(sample))
             except ValueError as error:
                 found.append(f"{name} was released with {release} and can't be read any more: {error}")
     newest = next(reversed(released.values()), None)

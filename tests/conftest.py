@@ -3,11 +3,10 @@
 import base64
 import json
 import secrets
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +19,7 @@ from chassis.ids import PLATFORM_TENANT
 from chassis.security.tokens import TokenIssuer
 from cli.client import API
 from deploy.roles import SERVICES
-from deploy.stack.stack import Stack
+from deploy.stack.stack import Stack, temporary
 from tests import servers
 from tests.api import Answer, Api, eventually
 from tests.chaos.checker import disorder, journals
@@ -52,33 +51,31 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIterator[Stack]:
-    with tempfile.TemporaryDirectory(prefix="dotmac-test-") as folder:
-        running = Stack(
-            Path(folder),
-            replaceable=True,
-            any_ports=True,
-            environment={
-                "OTLP_ENDPOINT": collector.endpoint,
-                "OTEL_BSP_SCHEDULE_DELAY": "200",
-                # Nobody waits for hours here; and a lease is over after twice the timeout.
-                "WEBHOOK_FIRST_RETRY_SECONDS": "0.2",
-                "WEBHOOK_TIMEOUT_SECONDS": "4",
-                # All tests come from one address.
-                "SIGN_UP_RATE_LIMIT": "100000/hour",
-            },
-            postgres_url=stack_servers.postgres_url,
-            kafka_servers=stack_servers.kafka,
-        )
-        async with running:
-            async with aiohttp.ClientSession() as session, session.get(f"{running.gateway_url}/openapi.json") as answer:
-                document = await answer.json()
-            for path, item in document["paths"].items():
-                for method, operation in item.items():
-                    OPERATIONS[(method.upper(), path)] = operation.get("operationId", "")
-            yield running
-            published = await journals({name: running.database_url(name, "relay") for name in SERVICES})
-            assert [gap for events in published.values() for gap in disorder(events)] == []
-        running.remove_data()
+    make = partial(
+        Stack,
+        replaceable=True,
+        any_ports=True,
+        environment={
+            "OTLP_ENDPOINT": collector.endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+            # Nobody waits for hours here; and a lease is over after twice the timeout.
+            "WEBHOOK_FIRST_RETRY_SECONDS": "0.2",
+            "WEBHOOK_TIMEOUT_SECONDS": "4",
+            # All tests come from one address.
+            "SIGN_UP_RATE_LIMIT": "100000/hour",
+        },
+        postgres_url=stack_servers.postgres_url,
+        kafka_servers=stack_servers.kafka,
+    )
+    async with temporary("test", make) as running:
+        async with aiohttp.ClientSession() as session, session.get(f"{running.gateway_url}/openapi.json") as answer:
+            document = await answer.json()
+        for path, item in document["paths"].items():
+            for method, operation in item.items():
+                OPERATIONS[(method.upper(), path)] = operation.get("operationId", "")
+        yield running
+        published = await journals({name: running.database_url(name, "relay") for name in SERVICES})
+        assert [gap for events in published.values() for gap in disorder(events)] == []
 
 
 @pytest.fixture(scope="session")

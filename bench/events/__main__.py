@@ -1,10 +1,9 @@
 """`python -m bench.events`: the path of an event, its peers, and how it grows. Loopback only; it stops by itself."""
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from functools import partial
 
 import asyncpg
 import uvloop
@@ -18,7 +17,7 @@ from chassis.clock import SystemClock
 from chassis.ids import PLATFORM_TENANT
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Database, Transaction
-from deploy.stack.stack import Stack
+from deploy.stack.stack import Stack, temporary
 from dotmac_contracts.topics import BILLING_PLAN
 
 _WRITES = 2_000
@@ -27,20 +26,14 @@ console = Console()
 
 async def main() -> None:
     report = Report(console)
-    with tempfile.TemporaryDirectory(prefix="dotmac-bench-") as folder:
-        stack = Stack(Path(folder), any_ports=True, say=console.print)
-        try:
-            await stack.start()
-            for child in stack.children.values():
-                await child.stop()
-            garbage.settle()  # as a service does
-            await _speed(stack, report)
-            await _latency(stack, report)
-            await _cost_of_a_write(stack, report)
-            await _growth(stack, report)
-        finally:
-            await stack.stop()
-            stack.remove_data()
+    async with temporary("bench", partial(Stack, any_ports=True, say=console.print)) as stack:
+        for child in stack.children.values():
+            await child.stop()
+        garbage.settle()  # as a service does
+        await _speed(stack, report)
+        await _latency(stack, report)
+        await _cost_of_a_write(stack, report)
+        await _growth(stack, report)
     report.show()
 
 

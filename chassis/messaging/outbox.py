@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic_core import to_json
-
 from chassis.clock import Clock
 from chassis.ids import new_id
 from chassis.messaging import metrics
 from chassis.messaging.spans import Creation
 from chassis.persistence.database import Transaction
-from dotmac_contracts.envelope import Envelope, Event, headers_of
+from chassis.telemetry import traces
+from dotmac_contracts.envelope import Envelope, Event, Tombstone, headers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,14 @@ _COLUMNS = ("event_id", "topic", "key", "tenant_id", "headers", "value")
 _INSERT = f"""
 insert into outbox ({", ".join(_COLUMNS)})
 select * from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::json[], $6::bytea[])
+"""
+
+# An id, a key and a version each; the rest they have in common.
+_BURY = """
+insert into outbox (event_id, topic, key, tenant_id, headers, value)
+select id, $1, key, $2, ($3::jsonb || jsonb_build_object(
+    'ce_id', id, 'ce_subject', key, 'ce_partitionkey', key, 'ce_aggregateversion', version::text))::json, null
+from (select uuidv7() as id, gone.* from ({}) as gone) as g
 """
 
 _TURN = 100
@@ -52,7 +59,7 @@ async def prepare(outgoing: Sequence[Outgoing], *, source: str, clock: Clock) ->
         if rows and len(rows) % _TURN == 0:
             await asyncio.sleep(0)  # whoever shares the process has its turn
         event, envelope = item.event, _envelope(item, source, creation, now)
-        value = to_json(event)
+        value = event.as_value()
         key, tenant = envelope.partitionkey, envelope.tenantid
         rows.append((envelope.id, event.TOPIC.name, key, tenant, headers_of(envelope), value))
     return Prepared([item.event for item in outgoing], rows, creation)
@@ -74,6 +81,24 @@ async def publish_prepared(tx: Transaction, prepared: Prepared) -> None:
 async def publish(tx: Transaction, outgoing: Sequence[Outgoing], *, source: str, clock: Clock) -> None:
     """Prepare and insert events, with their aggregates locked."""
     await publish_prepared(tx, await prepare(outgoing, source=source, clock=clock))
+
+
+async def publish_tombstones(
+    tx: Transaction, kind: type[Tombstone], gone: str, cause: Envelope, *, source: str, clock: Clock
+) -> None:
+    """Insert tombstones of one tenant in one statement, however many; each has the last version of its aggregate.
+
+    gone: a query of `key` and `version` by the tenant, $2. cause: what asked for it; its tenant is theirs.
+    """
+    tenant = cause.tenantid
+    common = _envelope(Outgoing(kind.of(tenant, tenant), 0, cause), source, Creation(), clock.now())
+    if common.traceparent is not None:  # they are many, of one cause
+        common = common._replace(traceparent=traces.unsampled(common.traceparent))
+    tag = await tx.execute(_BURY.format(gone), kind.TOPIC.name, tenant, headers_of(common))
+    count = int(tag.split()[-1])
+    if count:
+        tx.wrote_outbox = True
+        tx.after_commit(lambda: metrics.PUBLISHED.labels(metrics.label(kind)).inc(count))
 
 
 def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime) -> Envelope:

@@ -159,6 +159,33 @@ def let_tenants_leave() -> None:
     op.execute(f"grant execute on function forget_tenant_events(uuid, text[]) to {service_name()}_consumer")
 
 
+def let_aggregates_be_removed() -> None:
+    """Let events have no value: tombstones, by which a service that owns a compacted topic takes back what it told.
+
+    They say nothing of a tenant but ids, and stay in the journal: what is published again ends with them.
+    """
+    for table in ("outbox", "journal"):
+        op.execute(f"alter table {table} alter value drop not null")
+    forget = next(statement for statement in _split(_DEPARTURE) if "function forget_tenant_events" in statement)
+    op.get_bind().exec_driver_sql(
+        forget.replace("create function", "create or replace function").replace(
+            "topic <> all(kept)", "topic <> all(kept) and value is not null"
+        )
+    )
+
+
+def let_tenants_be_listed(table: str) -> None:
+    """Let the consumer ask for the ids of all tenants that have a row in a table, without a sight of these rows."""
+    service = service_name()
+    op.execute(f"create policy listed on {table} for select to {service}_owner using (true)")
+    op.get_bind().exec_driver_sql(
+        "create function present_tenants() returns setof uuid language sql stable security definer"
+        f" set search_path = public as $$ select tenant_id from {table} order by tenant_id $$"
+    )
+    op.execute("revoke execute on function present_tenants() from public")
+    op.execute(f"grant execute on function present_tenants() to {service}_consumer")
+
+
 def _split(script: str) -> list[str]:
     """Split a script at semicolons outside dollar quotes: the driver prepares one statement at a time."""
     statements, current, quoted = [], "", False

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from chassis.security.principals import Principal
 from dotmac_contracts.envelope import Envelope, Event
-from dotmac_contracts.tenant import TenantSnapshot
+from dotmac_contracts.tenant import TenantSnapshot, TenantSnapshotRemoved
 from dotmac_contracts.topics import TENANT_SNAPSHOT
 
 ENTER = "tenants:enter"
@@ -60,18 +60,22 @@ class Standings:
 
     def hear(self, envelope: Envelope, event: Event) -> None:
         """Take note of a tenant's status. An earlier one than what is known, read again, opens no closed tenant."""
-        if not isinstance(event, TenantSnapshot):
+        if isinstance(event, TenantSnapshot):
+            status = event.status
+        elif isinstance(event, TenantSnapshotRemoved):
+            status = "deprovisioned"
+        else:
             return
         before = self._closed.get(event.tenant_id)
         if before is not None and envelope.aggregateversion < before[1]:
             return
-        if event.status in CLOSED:
-            self._closed[event.tenant_id] = (event.status, envelope.aggregateversion)
+        if status in CLOSED:
+            self._closed[event.tenant_id] = (status, envelope.aggregateversion)
         elif before is not None:
             del self._closed[event.tenant_id]
         else:
             return
-        if before is None or before[0] != event.status:
+        if before is None or before[0] != status:
             self.version += 1
 
     def forget_expired(self, now: datetime) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dotmac_contracts import topics
 from dotmac_contracts.departure import DataDeleted, DataExported
-from dotmac_contracts.envelope import Event
+from dotmac_contracts.envelope import Event, Tombstone
 from dotmac_contracts.money import Money
 
 
@@ -90,6 +90,13 @@ class SubscriptionSnapshot(_Subscription, topic=topics.BILLING_SUBSCRIPTION_SNAP
     )
     created_at: datetime = Field(description="When it was made, in UTC.")
     updated_at: datetime = Field(description="When it last changed, in UTC.")
+
+
+class SubscriptionSnapshotRemoved(Tombstone, topic=topics.BILLING_SUBSCRIPTION_SNAPSHOT):
+    """A subscription is gone: its ISP has left the platform, and forget it too."""
+
+    subscription_id: UUID = Field(description="The subscription.")
+    tenant_id: UUID = Field(description="The ISP.")
 
 
 class SubscriptionCancelled(Event, topic=topics.BILLING_SUBSCRIPTION):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dotmac_contracts import topics
 from dotmac_contracts.departure import DataDeleted, DataExported
-from dotmac_contracts.envelope import Event
+from dotmac_contracts.envelope import Event, Tombstone
 
 
 class _Customer(Event):
@@ -41,6 +41,13 @@ class CustomerSnapshot(_Customer, topic=topics.CUSTOMER_SNAPSHOT):
 
     created_at: datetime = Field(description="When it was created, in UTC.")
     updated_at: datetime = Field(description="When it last changed, in UTC.")
+
+
+class CustomerSnapshotRemoved(Tombstone, topic=topics.CUSTOMER_SNAPSHOT):
+    """A customer is gone: its ISP has left the platform, and forget it too."""
+
+    customer_id: UUID = Field(description="The customer.")
+    tenant_id: UUID = Field(description="The ISP it belonged to.")
 
 
 class CustomerTerminated(Event, topic=topics.CUSTOMER):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -54,6 +54,23 @@ class Event(BaseModel):
         """The id of the aggregate, which is the record's key."""
         return str(getattr(self, self.TOPIC.key))
 
+    def as_value(self) -> bytes | None:
+        """Return the record's value: JSON, or none of a tombstone."""
+        return to_json(self)
+
+
+class Tombstone(Event):
+    """An aggregate is gone, and so is what a compacted topic kept of it. The record has no value: Kafka deletes what
+    it has of the key, and the headers say the rest."""
+
+    def as_value(self) -> None:
+        """Return that there is none."""
+
+    @classmethod
+    def of(cls, tenant_id: UUID | str, key: UUID | str) -> Self:
+        """Return the tombstone of an aggregate, from what key and headers say."""
+        return cls.model_validate({"tenant_id": tenant_id, cls.TOPIC.key: key})
+
 
 class Envelope(NamedTuple):
     """What is known of an event beside its data. `id` and `source` together are unique; `time` is aware, in UTC."""
@@ -77,7 +94,8 @@ class Record(NamedTuple):
     topic: str
     key: bytes
     headers: list[tuple[str, bytes]]
-    value: bytes
+    value: bytes | None
+    """None is a tombstone's."""
 
 
 def _moment(text: str) -> datetime:
@@ -143,14 +161,17 @@ def structured(event: Event, envelope: Envelope) -> bytes:
     }
     attributes["aggregateversion"] = envelope.aggregateversion
     attributes["datacontenttype"] = CONTENT_TYPE
+    value = event.as_value()
+    if value is None:
+        return to_json(attributes)
     # The data is JSON already, and most of the document: it is put in as it is.
-    return to_json(attributes)[:-1] + b',"data":' + event.model_dump_json().encode() + b"}"
+    return to_json(attributes)[:-1] + b',"data":' + value + b"}"
 
 
 def encode(event: Event, envelope: Envelope) -> Record:
     """Return the Kafka record of an event."""
     headers = [(name, value.encode()) for name, value in headers_of(envelope).items()]
-    return Record(event.TOPIC.name, event.key.encode(), headers, event.model_dump_json().encode())
+    return Record(event.TOPIC.name, event.key.encode(), headers, event.as_value())
 
 
 def decode_envelope(headers: Iterable[tuple[str, bytes]]) -> Envelope:
@@ -176,14 +197,19 @@ def decode_envelope(headers: Iterable[tuple[str, bytes]]) -> Envelope:
 
 
 def decode(headers: Sequence[tuple[str, bytes]], value: bytes | None) -> tuple[Envelope, Event]:
-    """Return the envelope and the typed event of a record; DecodeError says why it isn't one."""
+    """Return the envelope and the typed event of a record, a Tombstone if it has no value; DecodeError says why it
+    isn't one."""
     envelope = decode_envelope(headers)
     kind = EVENTS.get(envelope.type)
     if kind is None:
         raise UnknownEventType(f"no event is called {envelope.type!r}")
-    if value is None:
-        raise DecodeError("the record has no value")
     try:
+        if issubclass(kind, Tombstone):
+            if value is not None:
+                raise DecodeError(f"a {kind.__name__} has no value, and the record has one")
+            return envelope, kind.of(envelope.tenantid, envelope.partitionkey)
+        if value is None:
+            raise DecodeError("the record has no value")
         return envelope, kind.model_validate_json(value)
     except ValidationError as error:
         raise DecodeError(f"the value is not a {kind.__name__}: {_reasons(error)}") from error

@@ -21,7 +21,8 @@ class Topic:
     retention_ms: int = 7 * _DAY_MS
     """How long its records are kept, unless it is compacted."""
     compacted: bool = False
-    """Whether the last record of each key is kept for good, and of those before it nothing is promised."""
+    """Whether the last record of each key is kept for good, and of those before it nothing is promised. One without a
+    value says that the aggregate is gone: it is itself deleted a day after whatever was before it."""
 
     @property
     def domain(self) -> str:
@@ -38,7 +39,11 @@ class Topic:
 
 TENANT = Topic("tenant.tenant.v1", "tenant", "tenant_id", "Tenants: registered, changed, activated.", public=True)
 TENANT_SNAPSHOT = Topic(
-    "tenant.tenant-snapshot.v1", "tenant", "tenant_id", "Tenants as they are now, each whole.", compacted=True
+    "tenant.tenant-snapshot.v1",
+    "tenant",
+    "tenant_id",
+    "Tenants as they are now, each whole.",
+    compacted=True,
 )
 TENANT_DEPLOYMENT = Topic(
     "tenant.deployment.v1", "tenant", "deployment_id", "Deployments that the management platform asks for."
@@ -65,7 +70,11 @@ PROVISIONING_DEPLOYMENT = Topic(
 )
 CUSTOMER = Topic("customer.customer.v1", "customer", "customer_id", "Customers of an ISP.", public=True)
 CUSTOMER_SNAPSHOT = Topic(
-    "customer.customer-snapshot.v1", "customer", "customer_id", "Customers as they are now, each whole.", compacted=True
+    "customer.customer-snapshot.v1",
+    "customer",
+    "customer_id",
+    "Customers as they are now, each whole.",
+    compacted=True,
 )
 CUSTOMER_WORKSPACE = Topic(
     "customer.workspace.v1", "customer", "tenant_id", "A tenant's place in the customer service."

@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -386,6 +387,18 @@ async def _let_in(bootstrap_servers: str) -> None:
         else:
             return
     raise StackError(f"no Kafka answers on {bootstrap_servers}: {reason}")
+
+
+@contextlib.asynccontextmanager
+async def temporary(name: str, make: Callable[[Path], Stack]) -> AsyncIterator[Stack]:
+    """Run a stack in a folder of its own, and leave nothing of it behind; `name` is what for."""
+    with tempfile.TemporaryDirectory(prefix=f"dotmac-{name}-") as folder:
+        stack = make(Path(folder))
+        try:
+            async with stack:
+                yield stack
+        finally:
+            stack.remove_data()
 
 
 async def until_cancelled(work: Callable[[], Awaitable[None]]) -> bool:

@@ -13,7 +13,7 @@ MICROSERVICE = Microservice(
     subscriptions=lambda service: [
         workspaces.subscription(service),
         customers.subscription(service),
-        snapshots.subscription(service),
+        snapshots.SNAPSHOTS.subscription(service),
         departures.subscription(service),
     ],
     workers=lambda service: [Worker("billing-runs", BillingRuns(service).step, poll_seconds=0.5)],

@@ -15,7 +15,7 @@ MICROSERVICE = Microservice(
     streams=["/api/v1/customers/imports"],
     subscriptions=lambda service: [
         workspaces.subscription(service),
-        snapshots.subscription(service),
+        snapshots.SNAPSHOTS.subscription(service),
         departures.subscription(service),
     ],
     workers=lambda service: [Worker("imports", partial(run_import, service), poll_seconds=0.5)],

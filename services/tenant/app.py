@@ -21,7 +21,7 @@ MICROSERVICE = Microservice(
     ],
     subscriptions=lambda service: [
         deployments.subscription(service),
-        snapshots.subscription(service),
+        snapshots.SNAPSHOTS.subscription(service),
         departures.subscription(service),
     ],
     prepare=bootstrap,

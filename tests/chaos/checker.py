@@ -152,10 +152,12 @@ class Event(NamedTuple):
     cause: str | None
     partition: int
     offset: int
-    value: bytes
+    value: bytes | None
 
     @classmethod
-    def of(cls, topic: str, key: str, headers: Mapping[str, str], partition: int, offset: int, value: bytes) -> "Event":
+    def of(
+        cls, topic: str, key: str, headers: Mapping[str, str], partition: int, offset: int, value: bytes | None
+    ) -> "Event":
         kind = headers["ce_type"].rpartition(".")[2]
         tenant, version = headers["ce_tenantid"], int(headers["ce_aggregateversion"])
         cause = headers.get("ce_causationid")
@@ -370,7 +372,7 @@ def _acknowledged(events: Iterable[Event], told: Told) -> Iterator[Violation]:
         if event is None:
             yield Violation("lost", f"{write['type']} of {write['key']}, version {write['version']}")
             continue
-        value = json.loads(event.value)
+        value = json.loads(event.value or b"{}")
         wrong = {name for name, expected in write["value"].items() if value.get(name) != expected}
         if wrong or event.tenant != write["tenant"]:
             yield Violation("lost", f"{event} tells other {', '.join(wrong) or 'tenants'} than was acknowledged")
@@ -398,14 +400,20 @@ def _delivery(found: Evidence, distinct: Mapping[str, Event], written: Mapping[s
 
 
 def disorder(events: Sequence[Event]) -> Iterator[Violation]:
-    """Versions of an aggregate are 1, 2, 3 … in the order of its partition, what came again left out.
+    """Versions of an aggregate are 1, 2, 3 … in the order of its partition, what came again left out; what is taken
+    back is not told again.
 
     events: in the order of topics and partitions.
     """
     seen: set[str] = set()
     versions: dict[tuple[str, str], list[int]] = defaultdict(list)
     places: dict[tuple[str, str], set[int]] = defaultdict(set)
+    last: dict[tuple[str, str], Event] = {}
+    removed: set[tuple[str, str]] = set()
     for event in events:
+        last[event.topic, event.key] = event
+        if event.value is None:
+            removed.add((event.topic, event.key))
         places[event.topic, event.key].add(event.partition)
         if event.id not in seen and not event.is_snapshot:
             seen.add(event.id)
@@ -413,6 +421,9 @@ def disorder(events: Sequence[Event]) -> Iterator[Violation]:
     for (topic, key), found in versions.items():
         if found != list(range(1, len(found) + 1)):
             yield Violation("order", f"{topic} {key} has the versions {found}")
+    for place in removed:
+        if last[place].value is not None:
+            yield Violation("order", f"{last[place]} comes after its tombstone")
     for (topic, key), partitions in places.items():
         if len(partitions) > 1:
             yield Violation("order", f"{topic} {key} is in the partitions {sorted(partitions)}")
@@ -471,7 +482,7 @@ def _tenants(found: Evidence, events: Iterable[Event], told: Told) -> Iterator[V
     for topic, (service, table, column) in AGGREGATES.items():
         owners |= {(topic, row[column]): row["tenant_id"] for row in found.rows[service, table]}
     for event in events:
-        said = json.loads(event.value)["tenant_id"]
+        said = json.loads(event.value)["tenant_id"] if event.value is not None else event.tenant
         owner = owners.get((event.topic, event.key), event.tenant)
         if len({said, owner, event.tenant}) > 1:
             yield Violation("tenant", f"{event} is of {event.tenant}, its value of {said}, its aggregate of {owner}")
@@ -499,7 +510,8 @@ def _money(found: Evidence, events: Iterable[Event]) -> Iterator[Violation]:
     )
     issued, reached, received = {}, Counter[str](), {}
     for event in events:
-        value = json.loads(event.value) if event.topic in ("billing.invoice.v1", "billing.payment.v1") else {}
+        known = event.value if event.topic in ("billing.invoice.v1", "billing.payment.v1") else None
+        value = json.loads(known or b"{}")
         match event.type:
             case "InvoiceIssued":
                 issued[event.key] = value["total"]["amount_minor"]

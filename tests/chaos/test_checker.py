@@ -126,6 +126,9 @@ async def test_a_fault_of_each_kind_is_found(platform: Platform, load: Load) -> 
     event = garden.event("SubscriptionActivated")
     await garden.send(event, version=3)
     garden.expect("order", f"{event.key} has the versions [1, 3]")
+    event = garden.event("CustomerSnapshot")
+    await garden.send(event, type="CustomerSnapshotRemoved", value=None)
+    garden.expect("order", f"{await garden.send(event)} of {event.key}, version {event.version} comes after its tomb")
     silent = uuid4()
     await garden.sql(
         "customer",

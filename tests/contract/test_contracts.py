@@ -7,21 +7,38 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from contracts.generate import problems, releases, sample_of, schema_of, violations
+from contracts.generate import problems, releases, sample_of, schema_of, value_of, violations
 from dotmac_contracts.customer import CustomerCreated
-from dotmac_contracts.envelope import EVENTS, DecodeError, Event, UnknownEventType, decode, structured
+from dotmac_contracts.envelope import (
+    EVENTS,
+    DecodeError,
+    Event,
+    Tombstone,
+    UnknownEventType,
+    decode,
+    encode,
+    structured,
+)
 from dotmac_contracts.topics import ALL
 
-SAMPLES = [
-    pytest.param(sample, id=f"{release} {name}")
+_RELEASED = [
+    (f"{release} {name}", sample)
     for release, content in releases().items()
     for name, sample in content["samples"].items()
 ]
+SAMPLES = [pytest.param(sample, id=name) for name, sample in _RELEASED if sample["value"] is not None]
+TOMBSTONES = [pytest.param(sample, id=name) for name, sample in _RELEASED if sample["value"] is None]
 CUSTOMER = sample_of(CustomerCreated)
 
 
+def headers_in(sample: dict[str, Any]) -> list[tuple[str, bytes]]:
+    return [(name, value.encode()) for name, value in sample["headers"].items()]
+
+
 def record(sample: dict[str, Any]) -> tuple[list[tuple[str, bytes]], bytes]:
-    return [(name, value.encode()) for name, value in sample["headers"].items()], json.dumps(sample["value"]).encode()
+    value = value_of(sample)
+    assert value is not None
+    return headers_in(sample), value
 
 
 def test_what_is_committed_is_what_the_models_say() -> None:
@@ -61,6 +78,30 @@ def test_the_cloudevents_sdk_reads_our_documents(sample: dict[str, Any]) -> None
     extensions = ("tenantid", "partitionkey", "aggregateversion")
     assert [event.get_extension(name) for name in extensions] == [str(ours.tenant_id), ours.key, 1]
     assert b"\n" not in document
+
+
+def test_each_snapshot_has_a_tombstone() -> None:
+    compacted = {topic for topic in ALL if topic.compacted}
+    assert {event.TOPIC for event in EVENTS.values() if issubclass(event, Tombstone)} == compacted
+    assert len(TOMBSTONES) >= len(compacted)
+
+
+@pytest.mark.parametrize("sample", TOMBSTONES)
+def test_a_tombstone_has_no_value_and_is_read_from_its_key_and_headers(sample: dict[str, Any]) -> None:
+    envelope, event = decode(headers_in(sample), None)
+    assert isinstance(event, Tombstone)
+    assert (event.key, str(event.tenant_id)) == (sample["key"], sample["headers"]["ce_tenantid"])
+    assert encode(event, envelope).value is None
+    message = KafkaMessage(headers=dict(headers_in(sample)), key=sample["key"].encode(), value=None)
+    read = from_binary(message, JSONFormat())
+    assert (read.get_type(), read.get_data()) == (event.TYPE, None)
+    document = JSONFormat().read(CloudEvent, structured(event, envelope))
+    assert (document.get_id(), document.get_data()) == (str(envelope.id), None)
+    with pytest.raises(DecodeError, match="has no value"):
+        decode(headers_in(sample), b"{}")
+    malformed = [(name, b"no id" if name == "ce_partitionkey" else value) for name, value in headers_in(sample)]
+    with pytest.raises(DecodeError, match="is not a"):
+        decode(malformed, None)
 
 
 def change(schema: dict[str, Any], kind: str) -> None:

@@ -5,10 +5,10 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import aiohttp
 
 from cli.client import API
-from deploy.stack.stack import Say, Stack
+from deploy.stack.stack import Say, Stack, temporary
 from tests.api import Api
 from tests.conftest import PASSWORD, deploy, sign_in
 
@@ -66,13 +66,8 @@ class Findings:
 @asynccontextmanager
 async def fuzzed(say: Say) -> AsyncIterator[Stack]:
     """Run a stack that nobody else uses: requests that are made up also suspend tenants, and have them leave."""
-    with tempfile.TemporaryDirectory(prefix="dotmac-fuzz-") as name:
-        stack = Stack(Path(name), any_ports=True, say=say)
-        try:
-            async with stack:
-                yield stack
-        finally:
-            stack.remove_data()
+    async with temporary("fuzz", partial(Stack, any_ports=True, say=say)) as stack:
+        yield stack
 
 
 async def campaign(stack: Stack, *options: str) -> Findings:

@@ -8,10 +8,10 @@ import json
 import os
 import random
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import pytest
 from cli.client import API
 from deploy import backup as backups
 from deploy.roles import SERVICES
-from deploy.stack.stack import Stack
+from deploy.stack.stack import Stack, temporary
 from dotmac_contracts.topics import ALL
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy, sign_in
@@ -32,13 +32,10 @@ from tests.subscriptions import all_handled, subscriptions
 
 @pytest.fixture(scope="module")
 async def own() -> AsyncIterator[Stack]:
-    with tempfile.TemporaryDirectory(prefix="dotmac-backup-") as folder:
-        running = Stack(Path(folder), any_ports=True, postgres_url="", kafka_servers="")
-        async with running:
-            if running._broker is None or not running._broker.idempotence:
-                pytest.skip("a restore deletes Kafka's records, and the small broker can't: install Java and Maven")
-            yield running
-        running.remove_data()
+    async with temporary("backup", partial(Stack, any_ports=True, postgres_url="", kafka_servers="")) as running:
+        if running._broker is None or not running._broker.idempotence:
+            pytest.skip("a restore deletes Kafka's records, and the small broker can't: install Java and Maven")
+        yield running
 
 
 @dataclass

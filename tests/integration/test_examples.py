@@ -17,6 +17,7 @@ from deploy.stack.stack import Stack
 from dotmac_contracts.topics import BILLING_INVOICE
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy, lasting
+from tests.deployments import done, settled
 from tests.integration.test_feed import created
 from tests.integration.test_flow import accounts, billed
 
@@ -124,3 +125,21 @@ async def test_invoices_reach_who_reads_kafka_with_other_libraries(stack: Stack,
     assert told[0] == told[1]
     assert told[0]["number"] == "INV-000001"
     assert run["total"]["amount_minor"] == told[0]["total"] == 8000
+
+
+async def test_who_begins_with_the_present_forgets_a_tenant_that_left(stack: Stack, public: Api, platform: Api) -> None:
+    isp = await deploy(public, platform)
+    await settled(stack, isp.id)
+    for name in ("Ada", "Grace"):
+        (await isp.api.send("POST", f"{V1}/customers", {"name": name})).expect(201)
+    async with running("present_customers.py", isp.id, KAFKA_BOOTSTRAP_SERVERS=stack.kafka) as example:
+
+        async def says(customers: list[str]) -> None:
+            async def so() -> bool:
+                return example.said[-1:] == [{"customers": customers}]
+
+            await eventually(so)
+
+        await says(["Ada", "Grace"])
+        await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0)
+        await says([])

@@ -4,8 +4,9 @@ from chassis import departure
 from chassis.messaging.subscription import Subscription
 from chassis.service import Service
 from dotmac_contracts.billing import BillingDataDeleted, BillingDataExported
+from services.billing.consumers.snapshots import SNAPSHOTS
 
 
 def subscription(service: Service) -> Subscription:
     """Return what the billing service does when a tenant leaves."""
-    return departure.subscription(service, BillingDataExported, BillingDataDeleted)
+    return departure.subscription(service, BillingDataExported, BillingDataDeleted, snapshots=SNAPSHOTS)

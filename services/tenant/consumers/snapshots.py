@@ -1,21 +1,18 @@
-"""Tells of tenants as they are now."""
+"""Tells of tenants as they are now. Of one that has left, only the platform itself keeps a record."""
 
 from typing import Any
 
-from chassis.messaging import snapshots
-from chassis.messaging.subscription import Subscription
-from chassis.service import Service
+from chassis.messaging.snapshots import Snapshots
 from dotmac_contracts import topics
-from dotmac_contracts.tenant import TenantSnapshot
+from dotmac_contracts.tenant import TenantSnapshot, TenantSnapshotRemoved
+from services.tenant.domain.tenant import Status
 from services.tenant.tables import TENANT_COLUMNS
 
-_PRESENT = f"select {TENANT_COLUMNS} from tenant where tenant_id = any($1::uuid[]) and tenant_id = any($2::uuid[])"
 
-
-def subscription(service: Service) -> Subscription:
-    """Return what publishes tenants anew when one changed."""
-    return snapshots.subscription(service, topics.TENANT, _PRESENT, _snapshot)
-
-
-def _snapshot(row: Any) -> TenantSnapshot:
+def _snapshot(row: Any) -> TenantSnapshot | TenantSnapshotRemoved:
+    if row["status"] == Status.DEPROVISIONED:
+        return TenantSnapshotRemoved(tenant_id=row["tenant_id"])
     return TenantSnapshot(**row)
+
+
+SNAPSHOTS = Snapshots(topics.TENANT, f"select {TENANT_COLUMNS} from tenant", _snapshot, TenantSnapshotRemoved)

@@ -10,7 +10,7 @@ from chassis.security.principals import Principal
 from chassis.security.scopes import PLATFORM_ROLES, TENANT_ROLES
 from chassis.security.standing import CLOSED, ENTER, Standings, TenantClosed, require_open
 from dotmac_contracts.envelope import Envelope
-from dotmac_contracts.tenant import TenantResumed, TenantSnapshot
+from dotmac_contracts.tenant import TenantResumed, TenantSnapshot, TenantSnapshotRemoved
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TENANT = uuid4()
@@ -52,6 +52,16 @@ def test_users_of_a_closed_tenant_are_refused_with_the_reason_and_nobody_else(st
     standings.require_open(principal(TENANT, ENTER))
     told(standings, "active", 4)
     standings.require_open(principal())
+
+
+def test_one_that_is_taken_back_has_left() -> None:
+    standings = Standings()
+    removed = TenantSnapshotRemoved(tenant_id=TENANT)
+    standings.hear(Envelope(uuid4(), "/services/tenant", removed.TYPE, NOW, str(TENANT), TENANT, 5), removed)
+    told(standings, "active", 4)
+    with pytest.raises(TenantClosed) as refused:
+        standings.require_open(principal())
+    assert refused.value.status == "deprovisioned"
 
 
 @pytest.mark.parametrize("status", ["registered", "deploying", "active", "failed", "something that is not known yet"])

@@ -1,0 +1,11 @@
+"""What a compacted topic says can be taken back, and said anew."""
+
+from chassis.messaging.schema import let_aggregates_be_removed, let_tenants_be_listed
+
+revision = "0012"
+down_revision = "0011"
+
+
+def upgrade() -> None:
+    let_aggregates_be_removed()
+    let_tenants_be_listed("tenant")
