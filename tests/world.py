@@ -14,6 +14,7 @@ import asyncpg
 from chassis.ids import PLATFORM_TENANT
 from deploy.roles import SERVICES
 from deploy.stack.stack import Stack
+from tests.api import eventually
 
 _DEPLOYED = ("active", "suspended", "maintenance")
 _ENDED = ("succeeded", "failed")
@@ -69,6 +70,20 @@ async def orphans(stack: Stack, since: datetime) -> list[Orphan]:
     under_way = {order["tenant_id"] for order in orders if order["ended_at"] is None}
     idle = [tenant for tenant, row in tenants.items() if row["status"] in _UNDER_WAY and tenant not in under_way]
     return sorted([*found, *(Orphan(str(tenant), "is under way, and no order is") for tenant in idle)])
+
+
+async def fits(stack: Stack, since: datetime, wanted: list[Orphan]) -> None:
+    """Return once the checker finds this and nothing else."""
+    found: list[Orphan] = []
+
+    async def so() -> bool:
+        found[:] = await orphans(stack, since)
+        return found == wanted
+
+    try:
+        await eventually(so, seconds=20)
+    except AssertionError:
+        raise AssertionError(f"the checker found {found}") from None
 
 
 def _status(tenant: Mapping[str, Any] | None) -> str:

@@ -1,9 +1,5 @@
 """Provisioning killed between and inside the steps of a deployment: each ends, and leaves nothing behind."""
 
-import asyncio
-import json
-import secrets
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -16,19 +12,16 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from deploy.stack.processes import Child
 from deploy.stack.stack import Stack
 from tests.api import Api, eventually
 from tests.conftest import registration
+from tests.crashes import arm, crashed, mortal
 from tests.deployments import ended, ordered, settled
-from tests.world import Orphan, orphans
+from tests.world import Orphan, fits
 
 V1 = "/api/v1"
-ROOT = Path(__file__).parents[2]
 # What provisioning hears: the order, two workspaces, the administrator. What it does by itself: start, verify.
 HEARD, OWN = 4, 2
-# What is planted is to be found by the checker, and not repaired before.
-UNHURRIED = {"DEPLOYMENT_RECONCILE_SECONDS": "3600"}
 BOUNDARIES = [
     *((f"{when} effect commit", passage) for when in ("before", "after") for passage in range(1, HEARD + 1)),
     *((f"{when} domain commit", passage) for when in ("before", "after") for passage in range(1, OWN + 1)),
@@ -44,39 +37,9 @@ INSIDE = [
 
 @pytest.fixture(scope="module")
 async def crash_file(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
-    """Provisioning as it is, with points at which it kills itself if this file says so."""
     file = tmp_path_factory.mktemp("crash") / "provisioning.crash"
-    await stack.children.pop("provisioning").stop()
-    environment = {**stack._environment("provisioning"), "CRASH_FILE": str(file), **UNHURRIED}
-    child = stack.children["provisioning"] = Child(
-        "provisioning",
-        [sys.executable, "-m", "tests.chaos.instrumented", "provisioning"],
-        environment,
-        file.with_suffix(".log"),
-        death_signal=signal.SIGKILL,
-        folder=ROOT,
-    )
-    await child.start()
-    await stack.wait_ready("provisioning")
-    child.keep_alive(stack.say)
-    yield file
-    await stack.children.pop("provisioning").stop()
-    await stack.start_service("provisioning")
-
-
-def arm(file: Path, point: str, passage: int) -> None:
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps({"point": point, "passage": passage, "mark": secrets.token_hex(4)}))
-    part.replace(file)
-
-
-async def crashed(stack: Stack, file: Path, before: int | None) -> None:
-    async def again() -> bool:
-        left = await asyncio.to_thread(file.exists)
-        return not left and stack.children["provisioning"].pid not in (None, before)
-
-    await eventually(again)
-    await stack.wait_ready("provisioning")
+    async with mortal(stack, file):
+        yield file
 
 
 async def registered(platform: Api) -> str:
@@ -94,25 +57,6 @@ async def test_a_deployment_survives_a_crash(
     await crashed(stack, crash_file, before)
     found = await ended(platform, deployment)
     assert (found["status"], found["reason"]) == ("succeeded", None)
-    await settled(stack, tenant)
-
-
-@pytest.mark.parametrize(
-    ("operation", "point", "passage"),
-    [("suspend", "before domain commit", 1), ("resume", "before effect commit", 2)],
-)
-async def test_a_tenant_is_closed_and_opened_in_spite_of_a_crash(
-    stack: Stack, platform: Api, crash_file: Path, operation: str, point: str, passage: int
-) -> None:
-    tenant = await registered(platform)
-    for each in ("deploy", *(["suspend"] if operation == "resume" else [])):
-        assert (await ended(platform, await ordered(platform, tenant, operation=each)))["status"] == "succeeded"
-        await settled(stack, tenant)
-    before = stack.children["provisioning"].pid
-    arm(crash_file, point, passage)
-    deployment = await ordered(platform, tenant, operation=operation)
-    await crashed(stack, crash_file, before)
-    assert (await ended(platform, deployment))["status"] == "succeeded"
     await settled(stack, tenant)
 
 
@@ -146,20 +90,6 @@ async def test_one_that_is_undone_is_undone_to_its_end_in_spite_of_a_crash(
 def began() -> datetime:
     """Return when these tests began: what others left behind is not theirs."""
     return datetime.now(UTC) - timedelta(seconds=1)
-
-
-async def fits(stack: Stack, began: datetime, wanted: list[Orphan]) -> None:
-    """Return once the checker finds this and nothing else."""
-    found: list[Orphan] = []
-
-    async def so() -> bool:
-        found[:] = await orphans(stack, began)
-        return found == wanted
-
-    try:
-        await eventually(so, seconds=20)
-    except AssertionError:
-        raise AssertionError(f"the checker found {found}") from None
 
 
 async def test_200_tenants_deployed_at_once_are_all_active(

@@ -1,0 +1,59 @@
+"""Provisioning in tests, with points at which it kills itself when it is told to."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from deploy.stack.processes import Child
+from deploy.stack.stack import Stack
+from tests.api import eventually
+
+ROOT = Path(__file__).parents[1]
+# What is planted is to be found by the checker, and not repaired before.
+UNHURRIED = {"DEPLOYMENT_RECONCILE_SECONDS": "3600"}
+
+
+@contextlib.asynccontextmanager
+async def mortal(stack: Stack, file: Path) -> AsyncIterator[None]:
+    """Have provisioning kill itself where this file says so, until the context is left."""
+    await stack.children.pop("provisioning").stop()
+    environment = {**stack._environment("provisioning"), "CRASH_FILE": str(file), **UNHURRIED}
+    child = stack.children["provisioning"] = Child(
+        "provisioning",
+        [sys.executable, "-m", "tests.chaos.instrumented", "provisioning"],
+        environment,
+        file.with_suffix(".log"),
+        death_signal=signal.SIGKILL,
+        folder=ROOT,
+    )
+    await child.start()
+    await stack.wait_ready("provisioning")
+    child.keep_alive(stack.say)
+    try:
+        yield
+    finally:
+        await stack.children.pop("provisioning").stop()
+        await stack.start_service("provisioning")
+
+
+def arm(file: Path, point: str, passage: int) -> None:
+    """Have it end at this passage of this point."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps({"point": point, "passage": passage, "mark": secrets.token_hex(4)}))
+    part.replace(file)
+
+
+async def crashed(stack: Stack, file: Path, before: int | None) -> None:
+    """Return once the process `before` has ended there, and another one is up."""
+
+    async def again() -> bool:
+        left = await asyncio.to_thread(file.exists)
+        return not left and stack.children["provisioning"].pid not in (None, before)
+
+    await eventually(again)
+    await stack.wait_ready("provisioning")
