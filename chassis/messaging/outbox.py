@@ -10,6 +10,7 @@ from chassis.ids import new_id
 from chassis.messaging import metrics
 from chassis.messaging.spans import Creation
 from chassis.persistence.database import Transaction
+from chassis.security.actors import Actor, current
 from dotmac_contracts.envelope import Envelope, Event, headers_of
 
 
@@ -43,12 +44,12 @@ class Prepared:
 
 async def prepare(outgoing: Sequence[Outgoing], *, source: str, clock: Clock) -> Prepared:
     """Encode events, which is a bulk's larger part of publishing and needs no database."""
-    creation, now = Creation(), clock.now()
+    creation, now, actor = Creation(), clock.now(), current()
     rows: list[tuple[object, ...]] = []
     for item in outgoing:
         if rows and len(rows) % _TURN == 0:
             await asyncio.sleep(0)  # whoever shares the process has its turn
-        event, envelope = item.event, _envelope(item, source, creation, now)
+        event, envelope = item.event, _envelope(item, source, creation, now, actor)
         value = event.model_dump_json().encode()
         key, tenant = envelope.partitionkey, envelope.tenantid
         rows.append((envelope.id, event.TOPIC.name, key, tenant, headers_of(envelope), value))
@@ -70,8 +71,10 @@ async def publish(tx: Transaction, outgoing: Sequence[Outgoing], *, source: str,
     await publish_prepared(tx, await prepare(outgoing, source=source, clock=clock))
 
 
-def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime) -> Envelope:
+def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime, actor: Actor) -> Envelope:
     cause, event, event_id = item.cause, item.event, new_id()
+    if cause is not None:
+        actor = Actor.of(cause)
     key = event.key
     return Envelope(
         id=event_id,
@@ -85,4 +88,7 @@ def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime) ->
         causationid=cause.id if cause else None,
         correlationid=(cause.correlationid or cause.id) if cause else None,
         traceparent=creation.traceparent(event, event_id, cause),
+        actor=actor.actor,
+        actorkind=actor.actorkind,
+        clientaddress=actor.clientaddress,
     )
