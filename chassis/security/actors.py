@@ -39,7 +39,7 @@ class Actor(NamedTuple):
 
     def stored(self) -> str:
         """Return it as a row keeps it."""
-        return orjson.dumps(self).decode()
+        return orjson.dumps([*self]).decode()
 
 
 SYSTEM = Actor("system")
