@@ -55,6 +55,9 @@ def sample_of(event: type[Event]) -> dict[str, Any]:
         tenantid=instance.tenant_id,
         aggregateversion=1,
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        actor=str(_ID),
+        actorkind="user",
+        clientaddress="203.0.113.7",
     )
     record = encode(instance, envelope)
     return {
@@ -171,11 +174,18 @@ def asyncapi() -> dict[str, Any]:
             }
     required = ["id", "source", "type", "time", "partitionkey", "tenantid", "aggregateversion"]
     headers = ["specversion", *required, "subject", "causationid", "correlationid"]
+    who = {
+        "actor": "Who made it happen, by an id.",
+        "actorkind": "What the actor is: `user`, `platform` (a user of the platform's own), `api-key`,"
+        " `service-account`, `anonymous` or `system`; more may come.",
+        "clientaddress": "The IP address that the actor's request came from.",
+    }
     schemas["CloudEventHeaders"] = {
         "type": "object",
         "description": "CloudEvents 1.0 in Kafka's binary content mode.",
         "properties": {
             **{f"ce_{name}": {"type": "string"} for name in headers},
+            **{f"ce_{name}": {"type": "string", "description": text} for name, text in who.items()},
             "content-type": {"const": "application/json"},
             "traceparent": {"type": "string", "description": "W3C trace context."},
         },

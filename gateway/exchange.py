@@ -349,8 +349,6 @@ class Exchange:
         connection.begin(self)
         if client.flow.write_paused:
             connection.read(False)  # it has not taken in the answer before yet
-        forwarded_for = head.facts.get(b"x-forwarded-for")
-        peer = client.peer.encode()
         self._pending[:0] = [
             b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (self.method.encode(), self._target, self._route.upstream.authority),
             *head.fields,
@@ -358,7 +356,8 @@ class Exchange:
             % (
                 self._request_id,
                 self._traceparent.encode(),
-                b"%b, %b" % (forwarded_for, peer) if forwarded_for else peer,
+                # The client's alone, as far as it is believed: what else was said of it is anybody's claim.
+                self._address.encode("latin-1", "replace"),
                 self._scheme.encode(),
                 DEADLINE,
                 max(1, (self._ends_at - self._proxy.now()) * 1000),

@@ -30,6 +30,7 @@ _PREFIXES = {
     "/api/v1/events": "integration",
     "/api/v1/webhook-endpoints": "integration",
     "/api/v1/webhook-deliveries": "integration",
+    "/api/v1/audit-entries": "integration",
 }
 PREFIXES: Mapping[str, str] = {
     **_PREFIXES,

@@ -72,7 +72,7 @@ class Api:
             content = b"" if kind.startswith("text/event-stream") else await answer.read()
             if answer.status < 400:
                 self.note(method, path)
-            return Answer(answer.status, answer.headers, orjson.loads(content) if "json" in kind else content)
+            return Answer(answer.status, answer.headers, _read(kind, content))
 
     def note(self, method: str, path: str) -> None:
         """Take note of an operation that was exercised."""
@@ -83,6 +83,12 @@ class Api:
         ]
         if matching:
             self.exercised.add(min(matching, key=lambda found: found[1].count("{")))
+
+
+def _read(kind: str, content: bytes) -> Any:
+    if "ndjson" in kind:
+        return [orjson.loads(line) for line in content.splitlines()]
+    return orjson.loads(content) if "json" in kind else content
 
 
 async def eventually(probe: Callable[[], Awaitable[T | None]], seconds: float = 60) -> T:

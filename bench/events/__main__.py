@@ -52,6 +52,8 @@ async def _speed(stack: Stack, report: Report) -> None:
         "consumer with effects", f"{consumer.ours:,.0f}/s", f"that only counts {consumer.peer:,.0f}",
         f"{consumer.ours / consumer.peer:.2f}", "≥ 30,000/s",
     )  # fmt: skip
+    entries = await measures.audited(stack, measures.EVENTS)
+    report.add("entries of the audit log", f"{entries:,.0f}/s", goal="≥ 20,000/s")
 
 
 async def _latency(stack: Stack, report: Report) -> None:

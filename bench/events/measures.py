@@ -26,6 +26,7 @@ from deploy.stack.stack import Stack
 from dotmac_contracts import topics
 from dotmac_contracts.billing import PlanChanged
 from dotmac_contracts.money import Money
+from services.integration.consumers import audit
 
 EVENTS = 40_000
 _PRICE = Money(amount_minor=4000, currency="USD")
@@ -196,6 +197,30 @@ async def consumed(stack: Stack, count: int) -> float:
         rate = (count - ahead) / (time.perf_counter() - first)
         await runner.stop()
         assert await _effects(database) == count
+    return rate
+
+
+async def audited(stack: Stack, count: int) -> float:
+    """Return events/s of the audit log, from its first entry to the last of `count`, each of something new."""
+    done = 0
+
+    def count_entries(number: int) -> None:
+        nonlocal done
+        done += number
+
+    async def handle(tx: Transaction, received: Sequence[Received[PlanChanged]]) -> None:
+        tx.after_commit(partial(count_entries, len(received)))
+        await audit.subscription().handlers[PlanChanged](tx, received)
+
+    async with connected(stack.database_url("integration", "consumer")) as database:
+        subscription = Subscription(f"bench-{new_id()}", [topics.BILLING_PLAN], {PlanChanged: handle})
+        runner = ConsumerRunner(settings_of(stack), database, [subscription])
+        await runner.start()
+        await until(lambda: done > 0)
+        first, ahead = time.perf_counter(), done
+        await until(lambda: done >= count)
+        rate = (count - ahead) / (time.perf_counter() - first)
+        await runner.stop()
     return rate
 
 

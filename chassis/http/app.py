@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from chassis.http import dead_letters, document, health, problem
 from chassis.http.deadline import Deadlines
 from chassis.http.observation import Observation
+from chassis.http.origin import Origin
 from chassis.http.requests import BoundedBodies, StrictHeads
 from chassis.service import Microservice, Service
 
@@ -35,6 +36,7 @@ def create_app(microservice: Microservice, service: Service, checks: Mapping[str
         app.include_router(dead_letters.router(microservice.name))
     document.complete(app)
     # The last one added is the outermost.
+    app.add_middleware(Origin)
     app.add_middleware(BoundedBodies, streams=microservice.streams)
     app.add_middleware(document.KnownMethods, document=app.openapi())
     app.add_middleware(StrictHeads)

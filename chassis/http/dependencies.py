@@ -8,6 +8,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
 from chassis.http.problem import Problem
+from chassis.security import actors
 from chassis.security.principals import Principal
 from chassis.service import Service
 from chassis.telemetry import traces
@@ -41,6 +42,7 @@ def require(*scopes: str) -> Callable[..., Awaitable[Principal]]:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         found = await service.tokens.verify(credentials.credentials)
+        actors.authenticated(found)
         traces.annotate(traces.TENANT, str(found.tenant_id))
         service.standings.require_open(found)
         missing = sorted(set(scopes) - found.scopes)

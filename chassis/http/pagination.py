@@ -29,7 +29,7 @@ def encode_cursor(values: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(orjson.dumps([str(value) for value in values])).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str | None, *types: type) -> tuple[Any, ...] | None:
+def decode_cursor(cursor: str | None, *types: Callable[[str], Any]) -> tuple[Any, ...] | None:
     """Return the sort values of a cursor as these types, None for no cursor; Problem 400 if it isn't ours."""
     if cursor is None:
         return None

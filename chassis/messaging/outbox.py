@@ -10,6 +10,7 @@ from chassis.ids import new_id
 from chassis.messaging import metrics
 from chassis.messaging.spans import Creation
 from chassis.persistence.database import Transaction
+from chassis.security.actors import Actor, current
 from chassis.telemetry import traces
 from dotmac_contracts.envelope import Envelope, Event, Tombstone, headers_of
 
@@ -53,12 +54,12 @@ class Prepared:
 
 async def prepare(outgoing: Sequence[Outgoing], *, source: str, clock: Clock) -> Prepared:
     """Encode events, which is a bulk's larger part of publishing and needs no database."""
-    creation, now = Creation(), clock.now()
+    creation, now, actor = Creation(), clock.now(), current()
     rows: list[tuple[object, ...]] = []
     for item in outgoing:
         if rows and len(rows) % _TURN == 0:
             await asyncio.sleep(0)  # whoever shares the process has its turn
-        event, envelope = item.event, _envelope(item, source, creation, now)
+        event, envelope = item.event, _envelope(item, source, creation, now, actor)
         value = event.as_value()
         key, tenant = envelope.partitionkey, envelope.tenantid
         rows.append((envelope.id, event.TOPIC.name, key, tenant, headers_of(envelope), value))
@@ -91,7 +92,7 @@ async def publish_tombstones(
     gone: a query of `key` and `version` by the tenant, $2. cause: what asked for it; its tenant is theirs.
     """
     tenant = cause.tenantid
-    common = _envelope(Outgoing(kind.of(tenant, tenant), 0, cause), source, Creation(), clock.now())
+    common = _envelope(Outgoing(kind.of(tenant, tenant), 0, cause), source, Creation(), clock.now(), Actor.of(cause))
     if common.traceparent is not None:  # they are many, of one cause
         common = common._replace(traceparent=traces.unsampled(common.traceparent))
     tag = await tx.execute(_BURY.format(gone), kind.TOPIC.name, tenant, headers_of(common))
@@ -101,8 +102,10 @@ async def publish_tombstones(
         tx.after_commit(lambda: metrics.PUBLISHED.labels(metrics.label(kind)).inc(count))
 
 
-def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime) -> Envelope:
+def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime, actor: Actor) -> Envelope:
     cause, event, event_id = item.cause, item.event, new_id()
+    if cause is not None:
+        actor = Actor.of(cause)
     key = event.key
     return Envelope(
         id=event_id,
@@ -116,4 +119,7 @@ def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime) ->
         causationid=cause.id if cause else None,
         correlationid=(cause.correlationid or cause.id) if cause else None,
         traceparent=creation.traceparent(event, event_id, cause),
+        actor=actor.actor,
+        actorkind=actor.actorkind,
+        clientaddress=actor.clientaddress,
     )

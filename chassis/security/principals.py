@@ -18,3 +18,5 @@ class Principal:
     expires_at: datetime
     session_id: str | None = None
     """What the token was issued in, and ends with: a user's session, if it has one."""
+    kind: str = "user"
+    """What the subject works with: `user`, or `api-key`, `service-account`, `system`."""

@@ -13,13 +13,13 @@ def _scopes(*names: str) -> frozenset[str]:
     )
 
 
-_PLATFORM_ADMIN = _scopes("tenants", "deployments", "dead-letters", "users", "roles:read", "credentials")
+_PLATFORM_ADMIN = _scopes("tenants", "deployments", "dead-letters", "users", "roles:read", "credentials", "audit:read")
 PLATFORM_ADMINISTRATOR = "super_admin"
 """The role of those of whom the platform always has one."""
 PLATFORM_ROLES: Roles = {
     PLATFORM_ADMINISTRATOR: _PLATFORM_ADMIN | _scopes("roles"),
     "platform_admin": _PLATFORM_ADMIN,
-    "support": _scopes("tenants:read", "deployments:read", "dead-letters", "users:read"),
+    "support": _scopes("tenants:read", "deployments:read", "dead-letters", "users:read", "audit:read"),
     "readonly": _scopes("tenants:read", "deployments:read", "dead-letters:read", "users:read"),
 }
 """Of the platform's own users."""
@@ -27,7 +27,7 @@ PLATFORM_ROLES: Roles = {
 TENANT_ADMINISTRATOR = "tenant_admin"
 """The role of those of whom a tenant always has one."""
 _TENANT_ADMIN = _scopes(
-    "customers", "billing", "deployments:read", "events:read", "webhooks", "users", "roles", "credentials"
+    "customers", "billing", "deployments:read", "events:read", "webhooks", "users", "roles", "credentials", "audit:read"
 )
 TENANT_ROLES: Roles = {
     TENANT_ADMINISTRATOR: _TENANT_ADMIN,

@@ -75,10 +75,11 @@ class TokenIssuer:
         ttl: timedelta = timedelta(minutes=15),
         issued_at: datetime | None = None,
         session_id: UUID | None = None,
+        kind: str = "user",
     ) -> str:
         """Return a signed token that lives for `ttl`, at most `LONGEST_LIFETIME`, from `issued_at` on, which is now.
 
-        `session_id`: what it is issued in, and ends with.
+        `session_id`: what it is issued in, and ends with. `kind`: what works with it, see `Principal`.
         """
         if ttl > LONGEST_LIFETIME:
             raise ValueError(f"a token lives for {LONGEST_LIFETIME} at most")
@@ -97,6 +98,7 @@ class TokenIssuer:
             "exp": now + int(ttl.total_seconds()),
             "jti": str(new_id()),
             **({"sid": str(session_id)} if session_id else {}),
+            **({"kind": kind} if kind != "user" else {}),
         }
         header = {"alg": ALGORITHM, "kid": self._key.kid, "typ": TYPE}
         return jwt.encode(header, claims, self._key, algorithms=[ALGORITHM])
@@ -185,6 +187,7 @@ class TokenVerifier:
             issued_at=datetime.fromtimestamp(claims["iat"], UTC),
             expires_at=datetime.fromtimestamp(claims["exp"], UTC),
             session_id=str(claims["sid"]) if "sid" in claims else None,
+            kind=str(claims.get("kind", "user")),
         )
 
     def _refresh(self) -> None:

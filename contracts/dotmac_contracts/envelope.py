@@ -73,7 +73,12 @@ class Tombstone(Event):
 
 
 class Envelope(NamedTuple):
-    """What is known of an event beside its data. `id` and `source` together are unique; `time` is aware, in UTC."""
+    """What is known of an event beside its data. `id` and `source` together are unique; `time` is aware, in UTC.
+
+    `actor` is who made it happen, by an id; `actorkind` says what that is: `user`, `platform` (a user of the
+    platform's own), `api-key`, `service-account`, `anonymous` (nobody who signed in) or `system`, which needs no id.
+    `clientaddress` is the IP address that the actor's request came from. What follows from an event keeps its actor.
+    """
 
     id: UUID
     source: str
@@ -86,6 +91,9 @@ class Envelope(NamedTuple):
     causationid: UUID | None = None
     correlationid: UUID | None = None
     traceparent: str | None = None
+    actor: str | None = None
+    actorkind: str | None = None
+    clientaddress: str | None = None
 
 
 class Record(NamedTuple):
@@ -114,8 +122,14 @@ _REQUIRED: dict[str, Callable[[str], Any]] = {
     "tenantid": UUID,
     "aggregateversion": int,
 }
-_OPTIONAL: dict[str, Callable[[str], Any]] = {"subject": str, "causationid": UUID, "correlationid": UUID}
-_OPTIONAL_HEADERS = [(name, f"ce_{name}") for name in _OPTIONAL]
+_OPTIONAL: dict[str, Callable[[str], Any]] = {
+    "subject": str,
+    "causationid": UUID,
+    "correlationid": UUID,
+    "actor": str,
+    "actorkind": str,
+    "clientaddress": str,
+}
 _READERS = [(name, f"ce_{name}", read) for name, read in {**_REQUIRED, **_OPTIONAL}.items()]
 
 
@@ -145,19 +159,33 @@ def headers_of(envelope: Envelope) -> dict[str, str]:
         "ce_tenantid": _named(envelope.tenantid),
         "ce_aggregateversion": str(envelope.aggregateversion),
     }
-    for name, header in _OPTIONAL_HEADERS:
-        value = getattr(envelope, name)
-        if value is not None:
-            headers[header] = str(value)
+    # One by one: a loop over their names takes twice as long, and each event comes by here.
+    if envelope.subject is not None:
+        headers["ce_subject"] = envelope.subject
+    if envelope.causationid is not None:
+        headers["ce_causationid"] = str(envelope.causationid)
+    if envelope.correlationid is not None:
+        headers["ce_correlationid"] = str(envelope.correlationid)
+    if envelope.actor is not None:
+        headers["ce_actor"] = envelope.actor
+    if envelope.actorkind is not None:
+        headers["ce_actorkind"] = envelope.actorkind
+    if envelope.clientaddress is not None:
+        headers["ce_clientaddress"] = envelope.clientaddress
     if envelope.traceparent is not None:
         headers["traceparent"] = envelope.traceparent
     return headers
 
 
 def structured(event: Event, envelope: Envelope) -> bytes:
-    """Return an event as one JSON document: CloudEvents' structured mode, for those who don't read Kafka."""
+    """Return an event as one JSON document: CloudEvents' structured mode, for those who don't read Kafka.
+
+    From which address it was done is left out: where these documents go, that is nobody's business.
+    """
     attributes: dict[str, str | int] = {
-        name.removeprefix("ce_"): value for name, value in headers_of(envelope).items() if name.startswith("ce_")
+        name.removeprefix("ce_"): value
+        for name, value in headers_of(envelope._replace(clientaddress=None)).items()
+        if name.startswith("ce_")
     }
     attributes["aggregateversion"] = envelope.aggregateversion
     attributes["datacontenttype"] = CONTENT_TYPE

@@ -327,6 +327,7 @@ The platform is ready.
         if name == "gateway":
             return {**common, **{f"{service.upper()}_URL": self._addresses(service) for service in SERVICES}}
         own = {
+            "TRUSTED_PROXIES": "127.0.0.1",  # the gateway, which says whose a request is
             "DATABASE_URL": self.database_url(name, "api"),
             "CONSUMER_DATABASE_URL": self.database_url(name, "consumer"),
             "RELAY_DATABASE_URL": self.database_url(name, "relay"),

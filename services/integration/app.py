@@ -5,7 +5,8 @@ from functools import partial
 from chassis.persistence.listener import Listener
 from chassis.service import Microservice, Service
 from chassis.worker import Worker
-from services.integration.api import feed, webhooks
+from services.integration.api import audit, feed, webhooks
+from services.integration.consumers import audit as audit_log
 from services.integration.consumers import departures, events
 from services.integration.settings import webhook_settings
 from services.integration.use_cases.deliver import Dispatcher
@@ -29,8 +30,12 @@ def _workers(service: Service) -> list[Worker]:
 MICROSERVICE = Microservice(
     name="integration",
     title="Events and webhooks",
-    routers=[feed.router, webhooks.router],
-    subscriptions=lambda service: [events.subscription(service), departures.subscription(service)],
+    routers=[feed.router, webhooks.router, audit.router],
+    subscriptions=lambda service: [
+        events.subscription(service),
+        departures.subscription(service),
+        audit_log.subscription(),
+    ],
     workers=_workers,
     listeners=_listeners,
 )

@@ -8,12 +8,13 @@ from uuid import UUID
 import orjson
 
 from chassis.persistence.database import Transaction
+from chassis.security.actors import Actor
 from dotmac_contracts.envelope import Envelope
 from services.provisioning.domain.saga import Saga, Step
 
 COLUMNS = (
     "tenant_id, deployment_id, target, operation, status, request, steps, failed_step, reason, placement, cause,"
-    " version, lease, log_position, created_at, updated_at"
+    " actor, version, lease, log_position, created_at, updated_at"
 )
 
 
@@ -53,8 +54,21 @@ def stored_steps(saga: Saga) -> str:
 
 
 def stored_cause(envelope: Envelope | None) -> str | None:
-    """Return what is kept of the event that moved a deployment last, which causes its own next steps too: JSON."""
-    return orjson.dumps(envelope._asdict()).decode() if envelope else None
+    """Return what is kept of the event that moved a deployment last, which causes its own next steps too: JSON.
+
+    Whose it is, is kept apart: a release that does not know of actors could not read them here.
+    """
+    if envelope is None:
+        return None
+    kept = envelope._asdict()
+    for name in Actor._fields:
+        del kept[name]
+    return orjson.dumps(kept).decode()
+
+
+def stored_actor(envelope: Envelope | None) -> str | None:
+    """Return who made that event happen, as a row keeps it."""
+    return Actor.of(envelope).stored() if envelope else None
 
 
 def cause_of(row: Any) -> Envelope | None:
@@ -63,7 +77,8 @@ def cause_of(row: Any) -> Envelope | None:
     if kept is None:
         return None
     ids = {name: UUID(kept[name]) for name in ("id", "tenantid", "causationid", "correlationid") if kept[name]}
-    return Envelope(**{**kept, **ids, "time": datetime.fromisoformat(kept["time"])})
+    actor = Actor.kept(row["actor"])._asdict()
+    return Envelope(**{**kept, **ids, "time": datetime.fromisoformat(kept["time"]), **actor})
 
 
 async def lock_deployments(

@@ -151,6 +151,16 @@ async def test_a_tenant_leaves_with_all_its_data_and_nothing_of_it_stays(
     (await public.send("POST", f"{V1}/auth/token", form=form)).problem(401, "invalid-credentials")
     for operation in ("deploy", "resume", "deprovision"):
         (await platform.send("POST", f"{path}/deployments", {"operation": operation})).problem(409, "wrong-state")
+    # Its audit log is gone as well; who had it go is known to the platform's own.
+    wanted = {"resource_type": "tenant.tenant", "resource_id": isp.id}
+
+    async def told() -> list[dict[str, Any]] | None:
+        found = (await platform.send("GET", f"{V1}/audit-entries", params=wanted)).expect(200)["items"]
+        return found or None
+
+    (entry,) = await eventually(told)
+    assert (entry["action"], entry["actor_kind"]) == ("dotmac.tenant.TenantDeprovisioned", "platform")
+    assert len(lines["integration/audit_entry.ndjson"]) > 10
     transitions = (await platform.send("GET", f"{path}/transitions")).expect(200)["items"]
     assert [item["to_status"] for item in transitions[-3:]] == ["active", "deprovisioning", "deprovisioned"]
 

@@ -278,16 +278,17 @@ async def test_one_that_says_it_is_gone_is_disabled_and_misses_nothing_that_it_a
     assert feed.events[-1]["data"]["reason"] == endpoint["disabled_reason"]
     span = {"since": since.isoformat()}
     (await isp.api.send("POST", f"{path}/replay", span)).problem(409, "endpoint-disabled")
-    hook.behaviour = accepting
-    headers = {"If-Match": f'"{endpoint["version"]}"'}
-    enabled = (await isp.api.send("PATCH", path, {"enabled": True}, headers=headers)).expect(200)
-    assert enabled["disabled_reason"] is None
 
     async def all_recorded() -> bool:
         listed = await everything(isp.api, lambda it: it.heartbeats > 0, type=CREATED)
         return {*customers} <= {event["subject"] for event in listed.events}
 
+    # Once it is enabled, what is recorded is sent; so all that it is to miss comes before.
     await eventually(all_recorded)
+    hook.behaviour = accepting
+    headers = {"If-Match": f'"{endpoint["version"]}"'}
+    enabled = (await isp.api.send("PATCH", path, {"enabled": True}, headers=headers)).expect(200)
+    assert enabled["disabled_reason"] is None
     assert hook.events == []
     replayed = (await isp.api.send("POST", f"{path}/replay", span)).expect(202)
     assert replayed["deliveries"] == 6

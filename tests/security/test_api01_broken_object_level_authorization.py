@@ -16,6 +16,9 @@ from tests.integration.test_flow import imported
 V1 = "/api/v1"
 SCANNED = ("customer_import", "billing_run", "deployment", "webhook_queue", "webhook_delivery")
 """Tables in which workers look for work across tenants."""
+NOT_READ = ("audit_state",)
+NOT_WRITTEN = ("audit_entry", *NOT_READ)
+"""Tables in which the API's role has less to do than with others."""
 
 
 async def test_a_token_reaches_nothing_of_another_tenant(
@@ -82,6 +85,8 @@ async def test_a_token_reaches_nothing_of_another_tenant(
         ("/users", {"tenant_id": tenant.id}),
         ("/sessions", {"user_id": user}),
         ("/api-keys", {"user_id": user}),
+        ("/audit-entries", {"tenant_id": tenant.id}),
+        ("/audit-entries", {"resource_id": customer["id"]}),
     ):
         assert (await mine.send("GET", V1 + path, params=params)).expect(200)["items"] == []
     (await theirs.send("DELETE", f"{V1}/webhook-endpoints/{endpoint['id']}")).expect(204)
@@ -109,13 +114,21 @@ async def test_the_database_itself_keeps_tenants_apart(
                 assert table["forced"], name
                 scans = name in SCANNED and role == "consumer"
                 await connection.execute(f"reset {setting}")
+                delete = f"delete from {name} where tenant_id = '{tenant.id}'"
+                refused = role == "api" and name in NOT_WRITTEN
+                if refused:
+                    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                        await connection.execute(delete)
+                    if name in NOT_READ:
+                        continue
                 if not scans:
                     assert await connection.fetchval(f"select count(*) from {name}") == 0, name
                 await connection.execute(f"set {setting} = '{other.id}'")
                 query = f"select count(*) from {name} where tenant_id = '{tenant.id}'"
                 if not scans:
                     assert await connection.fetchval(query) == 0, name
-                assert await connection.execute(f"delete from {name} where tenant_id = '{tenant.id}'") == "DELETE 0"
+                if not refused:
+                    assert await connection.execute(delete) == "DELETE 0"
         finally:
             await connection.close()
 

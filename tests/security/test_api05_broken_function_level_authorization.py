@@ -39,7 +39,8 @@ ANY_TOKEN = {
 }
 EVERY_SCOPE = frozenset[str]().union(*PLATFORM_ROLES.values(), *TENANT_ROLES.values())
 OF_BOTH = tuple(
-    f"{V1}/{name}" for name in ("users", "invitations", "roles", "built-in-roles", "api-keys", "service-accounts")
+    f"{V1}/{name}"
+    for name in ("users", "invitations", "roles", "built-in-roles", "api-keys", "service-accounts", "audit-entries")
 )
 
 

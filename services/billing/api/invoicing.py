@@ -16,6 +16,7 @@ from chassis.http.problem import Conflict
 from chassis.http.responses import json
 from chassis.ids import new_id
 from chassis.persistence.database import Transaction
+from chassis.security.actors import current
 from chassis.security.principals import Principal
 from chassis.telemetry import traces
 from dotmac_contracts.money import Money as MoneyData
@@ -47,14 +48,15 @@ async def start_run(request: Request, service: CurrentService, who: Writer, body
         if currency is None:
             raise Conflict("not-deployed", "The tenant has no workspace: deploy it first.")
         row = await tx.fetchrow(
-            "insert into billing_run (tenant_id, run_id, period_start, period_end, status, currency, traceparent)"
-            " values ($1, $2, $3, $4, 'queued', $5, $6) returning *",
+            "insert into billing_run (tenant_id, run_id, period_start, period_end, status, currency, traceparent,"
+            " actor) values ($1, $2, $3, $4, 'queued', $5, $6, $7) returning *",
             who.tenant_id,
             new_id(),
             period.start,
             period.end,
             currency,
             traces.here(),
+            current().stored(),
         )
         view = RunView.of(row)
         return json(view, 202, {"Location": f"/api/v1/billing-runs/{view.id}"})

@@ -14,6 +14,7 @@ from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, Prepared, prepare, publish_prepared
 from chassis.money import Money
 from chassis.persistence.database import Transaction
+from chassis.security.actors import Actor, acting
 from chassis.service import Service
 from chassis.telemetry import traces
 from dotmac_contracts.billing import InvoiceIssued
@@ -96,14 +97,14 @@ class BillingRuns:
         if job is None:
             return False
         attributes = {traces.TENANT: str(job["tenant_id"]), "dotmac.billing_run.id": str(job["run_id"])}
-        with traces.span("bill a chunk", attributes, parent=job["traceparent"]):
+        with acting(Actor.kept(job["actor"])), traces.span("bill a chunk", attributes, parent=job["traceparent"]):
             self._ahead = await _next_chunk(self._service, job["tenant_id"], job["run_id"], ahead)
         return True
 
     async def _oldest(self) -> Any:
         async with self._service.consumer_db.unscoped() as tx:
             return await tx.fetchrow(
-                "select tenant_id, run_id, traceparent from billing_run where finished_at is null"
+                "select tenant_id, run_id, traceparent, actor from billing_run where finished_at is null"
                 " order by created_at limit 1"
             )
 

@@ -6,6 +6,7 @@ from uuid import UUID
 from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
+from chassis.security.actors import Actor, acting
 from chassis.service import Service
 from chassis.telemetry import traces
 from dotmac_contracts.customer import CustomerCreated, CustomerUpdated
@@ -20,14 +21,14 @@ async def run_import(service: Service) -> bool:
     """Do the next chunk of the oldest import; False if there is none."""
     async with service.consumer_db.unscoped() as tx:
         job = await tx.fetchrow(
-            "select tenant_id, import_id, traceparent from customer_import"
+            "select tenant_id, import_id, traceparent, actor from customer_import"
             " where finished_at is null and status <> 'uploading' order by created_at limit 1"
         )
     if job is None:
         return await _forget_abandoned_upload(service)
     tenant_id, import_id = job["tenant_id"], job["import_id"]
     attributes = {traces.TENANT: str(tenant_id), "dotmac.import.id": str(import_id)}
-    with traces.span("import a chunk", attributes, parent=job["traceparent"]):
+    with acting(Actor.kept(job["actor"])), traces.span("import a chunk", attributes, parent=job["traceparent"]):
         await _next_chunk(service, tenant_id, import_id)
     return True
 

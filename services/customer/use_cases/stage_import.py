@@ -14,6 +14,7 @@ import orjson
 from chassis.http.problem import Problem
 from chassis.ids import new_id
 from chassis.persistence.database import Transaction
+from chassis.security.actors import current
 from chassis.service import Service
 from chassis.telemetry import traces
 
@@ -81,12 +82,13 @@ async def staged(
 async def begin_import(tx: Transaction, tenant_id: UUID, upload: Staged) -> None:
     """Make a complete upload an import, for the worker to find."""
     await tx.execute(
-        "update customer_import set status = 'queued', total = $3, traceparent = $4"
+        "update customer_import set status = 'queued', total = $3, traceparent = $4, actor = $5"
         " where tenant_id = $1 and import_id = $2",
         tenant_id,
         upload.import_id,
         upload.total,
         traces.here(),
+        current().stored(),
     )
 
 

@@ -9,6 +9,9 @@ from typing_extensions import TypeAliasType
 
 from chassis.http.fields import PLAIN, Moment, Whole
 from chassis.http.models import RowView, Strict
+from chassis.ids import PLATFORM_TENANT
+from chassis.security.principals import Principal
+from services.integration.consumers.audit import AUDITED_EVENTS, RESOURCE_TYPES
 from services.integration.consumers.events import PUBLIC_EVENTS
 
 _URL = r"^https?://[A-Za-z0-9._~:/?@!$&'()*+,;=%\[\]-]+$"
@@ -138,3 +141,82 @@ class DeliveryDetail(DeliveryView):
 
     log: list[AttemptView]
     event: dict[str, Any] = Field(description="The CloudEvent that is sent.")
+
+
+def _audited(name: str) -> str:
+    if name not in AUDITED_EVENTS:
+        raise ValueError("not a type of event")
+    return name
+
+
+AuditAction = TypeAliasType(
+    "AuditAction",
+    Annotated[
+        str,
+        AfterValidator(_audited),
+        Field(
+            description="What was done: a type of event.",
+            json_schema_extra={"enum": list(AUDITED_EVENTS)},
+            examples=["dotmac.customer.CustomerUpdated"],
+        ),
+    ],
+)
+
+
+def _resource_type(name: str) -> str:
+    if name not in RESOURCE_TYPES:
+        raise ValueError("not a type of what can be changed")
+    return name
+
+
+AuditResourceType = TypeAliasType(
+    "AuditResourceType",
+    Annotated[
+        str,
+        AfterValidator(_resource_type),
+        Field(
+            description="What kind of thing was changed.",
+            json_schema_extra={"enum": RESOURCE_TYPES},
+            examples=["customer.customer"],
+        ),
+    ],
+)
+
+_PLATFORMS = ("tenant.", "provisioning.")
+
+
+class AuditEntryView(RowView):
+    """A change: who made it, from where, and what is different since."""
+
+    KEY = "entry_id"
+
+    id: UUID = Field(description="The id of its event.")
+    tenant_id: UUID
+    occurred_at: datetime
+    action: str = Field(description="The type of its event.", examples=["dotmac.customer.CustomerUpdated"])
+    resource_type: str = Field(description="What kind of thing was changed.", examples=["customer.customer"])
+    resource_id: str
+    version: int = Field(description="Of what was changed, since this change.")
+    actor: str | None = Field(description="Who did it, by id; nobody where the platform did it by itself.")
+    actor_kind: str | None = Field(
+        description="`user`, `platform` (a user of the platform's own), `api-key` of the user, `service-account`,"
+        " `anonymous` or `system`; none if it is not known.",
+        examples=["user"],
+    )
+    client_address: str | None = Field(description="From which IP address.")
+    before: dict[str, Any] | None = Field(
+        description="The fields that changed as they were; none of what is new, or where it is not shown."
+    )
+    after: dict[str, Any] | None = Field(
+        description="The fields that changed as they are; none of what is gone, or where it is not shown."
+    )
+    trace_id: str | None
+
+    @classmethod
+    def seen_by(cls, who: Principal, row: Any) -> "AuditEntryView":
+        """Show an entry to somebody. Of a tenant's business the platform learns what was done, and not the data."""
+        view = cls.of(row)
+        elsewhere = view.tenant_id != who.tenant_id and who.tenant_id == PLATFORM_TENANT
+        if elsewhere and not view.resource_type.startswith(_PLATFORMS):
+            return view.model_copy(update={"before": None, "after": None})
+        return view

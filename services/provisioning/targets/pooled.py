@@ -57,7 +57,8 @@ async def _answered(path: str, answer: aiohttp.ClientResponse) -> str | None:
 async def _ask(settings: Settings, tenant_id: UUID, scopes: list[str], look: Look) -> str | None:
     issuer = TokenIssuer(*settings.signing_secrets)
     scopes = [*scopes, *(scope for scope in scopes_of(("tenant_admin",)) if scope.endswith(":read"))]
-    headers = {"Authorization": f"Bearer {issuer.issue('service:provisioning', tenant_id, scopes)}"}
+    token = issuer.issue("service:provisioning", tenant_id, scopes, kind="system")
+    headers = {"Authorization": f"Bearer {token}"}
     if traceparent := traces.here():
         headers["traceparent"] = traceparent
     try:

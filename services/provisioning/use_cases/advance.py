@@ -28,7 +28,7 @@ from dotmac_contracts.provisioning import (
 from services.provisioning import metrics
 from services.provisioning.domain.progress import Entry, between
 from services.provisioning.domain.saga import Command, Saga
-from services.provisioning.tables import cause_of, saga_of, stored_cause, stored_steps
+from services.provisioning.tables import cause_of, saga_of, stored_actor, stored_cause, stored_steps
 from services.provisioning.targets import pooled
 
 DEPLOYER = "deployments"
@@ -96,14 +96,14 @@ async def save(tx: Transaction, service: Service, unfoldings: Sequence[Unfolding
     await tx.execute(
         "update deployment d set status = x.status, steps = x.steps::jsonb, failed_step = x.failed_step,"
         " reason = x.reason, placement = x.placement, next_check_at = x.check_at, version = x.version,"
-        " cause = x.cause::jsonb, log_position = log_position + x.entries, updated_at = $1,"
+        " cause = x.cause::jsonb, actor = x.actor, log_position = log_position + x.entries, updated_at = $1,"
         " leased_until = case when $12 then null else leased_until end,"
         " queued_at = case when x.status = 'queued' and d.status <> 'queued' then $1 else queued_at end,"
         " started_at = case when x.status = 'running' and d.status = 'queued' then $1 else started_at end"
         " from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],"
-        " $9::timestamptz[], $10::int[], $11::text[], $13::int[])"
-        " as x (tenant_id, deployment_id, status, steps, failed_step, reason, placement, check_at, version, cause,"
-        " entries)"
+        " $9::timestamptz[], $10::int[], $11::text[], $13::int[],"
+        " $14::text[]) as x (tenant_id, deployment_id, status, steps, failed_step, reason, placement, check_at,"
+        " version, cause, entries, actor)"
         " where d.tenant_id = x.tenant_id and d.deployment_id = x.deployment_id",
         now,
         [item.row["tenant_id"] for item in unfoldings],
@@ -118,6 +118,7 @@ async def save(tx: Transaction, service: Service, unfoldings: Sequence[Unfolding
         [stored_cause(item.cause) for item in unfoldings],
         looked,
         [len(item.log) for item in unfoldings],
+        [stored_actor(item.cause) for item in unfoldings],
     )
     await _keep_log(tx, now, unfoldings)
     over = [item for item in unfoldings if item.saga.status in ENDED and item.row["status"] not in ENDED]

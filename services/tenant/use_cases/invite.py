@@ -11,6 +11,7 @@ from chassis.http.problem import Conflict, NotFound, Problem
 from chassis.ids import PLATFORM_TENANT, new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
+from chassis.security import actors
 from chassis.security.principals import Principal
 from chassis.security.scopes import TENANT_ADMINISTRATOR
 from chassis.service import Service
@@ -119,6 +120,7 @@ async def accept_invitation(service: Service, token: str, password: str) -> None
         # Once more, now that nobody else accepts it.
         if user is None or user["disabled_at"] is not None or await tx.fetchrow(find, *known) is None:
             raise Problem(400, "invalid-invitation", "The invitation is unknown, used, or its time is over.")
+        actors.identified(user["tenant_id"], user["user_id"])
         ids = {"tenant_id": user["tenant_id"], "user_id": user["user_id"]}
         await tx.execute(
             "update invitation set accepted_at = $3 where tenant_id = $1 and token_hash = $2",

@@ -13,6 +13,7 @@ from chassis.http.problem import Conflict, NotFound, Problem
 from chassis.ids import PLATFORM_TENANT
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
+from chassis.security import actors
 from chassis.security.principals import Principal
 from chassis.service import Service
 from dotmac_contracts.tenant import PasswordResetCreated, PasswordResetRequested
@@ -103,6 +104,7 @@ async def accept_reset(service: Service, token: str, password: str) -> None:
         found = await tx.fetchrow(find, digest(token)) if user else None
         if user is None or found is None or found["expires_at"] <= service.clock.now():
             raise Problem(400, "invalid-reset", "The reset is unknown, used, or its time is over.")
+        actors.identified(user["tenant_id"], user["user_id"])
         await set_password(tx, service, user, password_hash, reset=True)
         await end_all(tx, service, user)
         slug = await tx.fetchval("select slug from tenant where tenant_id = $1", user["tenant_id"])

@@ -4,6 +4,7 @@ import asyncio
 
 from chassis.http.problem import Problem
 from chassis.ids import PLATFORM_TENANT
+from chassis.security import actors
 from chassis.security.tokens import TokenIssuer
 from chassis.service import Service
 from services.tenant.passwords import hash_password, is_outdated, verify_password
@@ -46,6 +47,7 @@ async def sign_in(
                 user["user_id"],
                 renewed,
             )
+        actors.identified(user["tenant_id"], user["user_id"])
         await check(tx, service, user, code)  # a wrong one counts as an attempt, as a wrong password does
         await forget_attempts(tx, username, slug)
         return await open_session(tx, service, issuer, user, origin)

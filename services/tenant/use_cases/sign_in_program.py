@@ -41,7 +41,9 @@ async def exchange_api_key(service: Service, issuer: TokenIssuer, key: str, narr
             now,
         )
         left = found["expires_at"] - now
-        return await _grant(tx, issuer, user["tenant_id"], user["user_id"], found["api_key_id"], scopes, left)
+        return await _grant(
+            tx, issuer, user["tenant_id"], user["user_id"], found["api_key_id"], scopes, left, "api-key"
+        )
 
 
 async def sign_in_service_account(
@@ -81,7 +83,14 @@ async def sign_in_service_account(
         )
         left = credential["expires_at"] - now if credential["expires_at"] else LIFETIME
         return await _grant(
-            tx, issuer, account["tenant_id"], service_account_id, credential["credential_id"], scopes, left
+            tx,
+            issuer,
+            account["tenant_id"],
+            service_account_id,
+            credential["credential_id"],
+            scopes,
+            left,
+            "service-account",
         )
 
 
@@ -107,10 +116,13 @@ async def _grant(
     credential_id: UUID,
     scopes: Iterable[str],
     left: timedelta,
+    kind: str,
 ) -> Granted:
     status: Any = await tx.fetchval("select status from tenant where tenant_id = $1", tenant_id)
     require_open(status)
     moment: datetime = await tx.fetchval("select clock_timestamp()")
     given, lifetime = frozenset(scopes), min(LIFETIME, left)
-    token = issuer.issue(str(subject), tenant_id, given, (), lifetime, issued_at=moment, session_id=credential_id)
+    token = issuer.issue(
+        str(subject), tenant_id, given, (), lifetime, issued_at=moment, session_id=credential_id, kind=kind
+    )
     return Granted(token, int(lifetime.total_seconds()), given)
