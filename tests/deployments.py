@@ -1,11 +1,14 @@
 """Deployments in tests: ordered, followed to their end."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 
 from deploy.stack.stack import Stack
 from tests.api import Api, eventually
+from tests.conftest import registration
 
 V1 = "/api/v1"
 
@@ -48,3 +51,34 @@ async def settled(stack: Stack, tenant: str) -> None:
         await eventually(none_open)
     finally:
         await connection.close()
+
+
+async def prepared(stack: Stack, platform: Api, *operations: str) -> str:
+    """Register a tenant, do these operations on it, and return its id."""
+    tenant: str = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)["id"]
+    for operation in operations:
+        await done(platform, stack, tenant, operation=operation)
+    return tenant
+
+
+async def status_of(api: Api, tenant: str) -> str:
+    status: str = (await api.send("GET", f"{V1}/tenants/{tenant}")).expect(200)["status"]
+    return status
+
+
+@contextlib.asynccontextmanager
+async def past_security(stack: Stack, service: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """Connect to a service's database as its server's administrator."""
+    connection = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_{service}")
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def unwritable(stack: Stack, service: str, table: str) -> AsyncIterator[None]:
+    """Have whoever writes to a table wait; it can be read."""
+    async with past_security(stack, service) as database, database.transaction():
+        await database.execute(f"lock table {table} in share mode")
+        yield

@@ -81,3 +81,29 @@ class DeploymentFailed(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
 
     step: str = Field(description="The step that failed.", examples=["verify"])
     reason: str = Field(description="Why, for a person to act on.")
+
+
+class _Drift(Event):
+    drift_id: UUID = Field(description="The drift.")
+    tenant_id: UUID = Field(description="The tenant of which something is not as it was left.")
+    kind: str = Field(
+        description="`workspace_missing`, `workspace_left`, `administrator_missing`, `standing_differs`,"
+        " `status_differs`; more may come.",
+        examples=["workspace_missing"],
+    )
+
+
+class DriftFound(_Drift, topic=topics.PROVISIONING_DRIFT):
+    """Something of a tenant is not as its deployments left it."""
+
+    detail: str = Field(description="What was seen.", examples=["GET /api/v1/workspace answered 404"])
+    remedy: str = Field(
+        description="What is done about it: `repair` and `repair_administrator`, which are deployments, `tell_again`,"
+        " or `report`, which leaves it to a person; more may come.",
+        examples=["repair"],
+    )
+    deployment_id: UUID | None = Field(default=None, description="The deployment that repairs it, if one does.")
+
+
+class DriftResolved(_Drift, topic=topics.PROVISIONING_DRIFT):
+    """It is as it is to be again, whoever mended it."""

@@ -68,6 +68,12 @@ PROVISIONING_DEPLOYMENT = Topic(
     "deployment_id",
     "How deployments go, and what they ask of other services.",
 )
+PROVISIONING_DRIFT = Topic(
+    "provisioning.drift.v1",
+    "provisioning",
+    "drift_id",
+    "What of tenants is not as their deployments left it: found, and resolved.",
+)
 CUSTOMER = Topic("customer.customer.v1", "customer", "customer_id", "Customers of an ISP.", public=True)
 CUSTOMER_SNAPSHOT = Topic(
     "customer.customer-snapshot.v1",
@@ -135,6 +141,7 @@ ALL: tuple[Topic, ...] = (
     TENANT_SERVICE_ACCOUNT,
     TENANT_SESSION,
     PROVISIONING_DEPLOYMENT,
+    PROVISIONING_DRIFT,
     CUSTOMER,
     CUSTOMER_SNAPSHOT,
     CUSTOMER_WORKSPACE,

@@ -4,11 +4,11 @@ from chassis.persistence.listener import Listener
 from chassis.service import Microservice, Service
 from chassis.worker import Worker
 from services.provisioning.api import deployments as api
-from services.provisioning.api import progress
+from services.provisioning.api import drifts, progress
 from services.provisioning.consumers import deployments
 from services.provisioning.settings import deployment_settings
 from services.provisioning.use_cases.advance import PROGRESS_CHANNEL
-from services.provisioning.use_cases.reconcile import reconcile
+from services.provisioning.use_cases.reconcile import Reconciler
 from services.provisioning.use_cases.work import Deployer
 
 
@@ -19,20 +19,17 @@ def _listeners(service: Service) -> list[Listener]:
 def _workers(service: Service) -> list[Worker]:
     settings = deployment_settings()
 
-    async def look() -> bool:
-        await reconcile(service)
-        return False
-
+    reconciler = Reconciler(service, settings)
     return [
         Deployer(service, settings),
-        Worker("reconciler", look, poll_seconds=settings.reconcile_seconds),
+        Worker("reconciler", reconciler.look, poll_seconds=settings.reconcile_seconds),
     ]
 
 
 MICROSERVICE = Microservice(
     name="provisioning",
     title="Deployments",
-    routers=[api.router, progress.router],
+    routers=[drifts.router, api.router, progress.router],
     subscriptions=lambda service: [deployments.subscription(service)],
     workers=_workers,
     listeners=_listeners,

@@ -3,9 +3,10 @@
 from datetime import timedelta
 from functools import partial
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from chassis.persistence.database import Transaction
+from services.provisioning.domain.drift import Kind
 from services.provisioning.domain.saga import RECIPES, Saga
 
 _OUTCOMES = ("succeeded", "failed")
@@ -20,6 +21,11 @@ for _target, _operations in RECIPES.items():
     for _operation in _operations:
         for _outcome in _OUTCOMES:
             SECONDS.labels(_target, _operation, _outcome)  # known beforehand, so that the first failure is an increase
+
+DRIFTS_FOUND = Counter("dotmac_drifts_found_total", "Drifts that were found.", ["kind"])
+DRIFTS_OPEN = Gauge("dotmac_drifts_open", "Drifts that are not resolved yet.", ["kind"])
+for _kind in Kind:
+    DRIFTS_FOUND.labels(_kind)
 
 
 def ended(tx: Transaction, saga: Saga, took: timedelta) -> None:

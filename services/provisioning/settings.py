@@ -16,7 +16,7 @@ class DeploymentSettings(BaseSettings):
     lease_seconds: float = Field(default=3.0, gt=0)
     """For how long a worker that is not heard of keeps a deployment, before another takes it over."""
     reconcile_seconds: float = Field(default=60.0, gt=0)
-    """How often it is looked at whether what was deployed is there."""
+    """How often it is looked at whether the world is as the records say; what is not twice in turn is a drift."""
 
 
 @cache

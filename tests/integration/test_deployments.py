@@ -277,44 +277,6 @@ async def test_a_stranger_follows_nothing(platform: Api, tenant: Tenant, other: 
     (await tenant.api.send("GET", f"{V1}/deployments/{deployment}/events", headers=headers)).problem(422)
 
 
-async def test_what_has_gone_missing_is_found_and_repaired_and_nothing_else_is_touched(
-    stack: Stack, public: Api, platform: Api
-) -> None:
-    isp, sound = await deploy(public, platform), await deploy(public, platform)
-    await settled(stack, isp.id)
-
-    async def lost() -> None:
-        database = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_customer")
-        try:
-            await database.execute("update workspace set removed_at = now() where tenant_id = $1", UUID(isp.id))
-        finally:
-            await database.close()
-
-    async def repairs(tenant: Tenant) -> list[Any]:
-        params = {"tenant_id": tenant.id}
-        found = (await platform.send("GET", f"{V1}/deployments", params=params)).expect(200)["items"]
-        return [item for item in found if item["operation"] == "repair"]
-
-    async def repaired(times: int) -> list[Any] | None:
-        found = await repairs(isp)
-        return found if sum(item["status"] == "succeeded" for item in found) == times else None
-
-    async with provisioning(stack, DEPLOYMENT_RECONCILE_SECONDS="0.5"):
-        await lost()
-    try:
-        for times in (1, 2):  # it looks again and again, and orders one repair for one loss
-            found = await eventually(lambda times=times: repaired(times))  # type: ignore[misc]
-            assert len(found) == times
-            assert [step["name"] for step in found[-1]["steps"]] == ["prepare_workspaces", "verify"]
-            (await isp.api.send("GET", f"{V1}/workspace")).expect(200)
-            await lost()
-        assert (await platform.send("GET", f"{V1}/tenants/{isp.id}")).expect(200)["status"] == "active"
-        await eventually(lambda: repaired(3))
-        assert await repairs(sound) == []
-    finally:
-        await restored(stack)
-
-
 @pytest.mark.parametrize("operation", ["deploy", "suspend", "maintain", "resume"])
 async def test_a_plan_says_what_would_be_done_and_how_long_it_takes(
     stack: Stack, public: Api, platform: Api, tenant: Tenant, operation: str

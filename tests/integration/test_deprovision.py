@@ -19,7 +19,7 @@ from tests.integration.test_flow import accounts, billed, imported
 V1 = "/api/v1"
 KEPT = {
     "tenant": {"tenant", "tenant_transition", "deployment_order", "departure"},
-    "provisioning": {"deployment", "deployment_log"},
+    "provisioning": {"deployment", "deployment_log", "drift"},
     **{service: {"departure"} for service in ("customer", "billing", "integration")},
 }
 """What the platform itself knows of a tenant, and keeps."""

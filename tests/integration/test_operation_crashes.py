@@ -8,12 +8,10 @@ import pytest
 
 from deploy.stack.stack import Stack
 from tests.api import Api
-from tests.conftest import registration
 from tests.crashes import arm, crashed, mortal
-from tests.deployments import done, ended, ordered, settled
+from tests.deployments import done, ended, ordered, prepared, settled, status_of
 from tests.world import fits
 
-V1 = "/api/v1"
 INSIDE = [
     ("before inbox insert", 1),
     ("after inbox insert", 2),
@@ -52,21 +50,10 @@ def began() -> datetime:
     return datetime.now(UTC) - timedelta(seconds=1)
 
 
-async def deployed(stack: Stack, platform: Api) -> str:
-    tenant: str = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)["id"]
-    await done(platform, stack, tenant)
-    return tenant
-
-
 @pytest.fixture(scope="module")
 async def tenant_id(stack: Stack, platform: Api, crash_file: Path) -> str:
     """Return a tenant that is closed and opened again and again."""
-    return await deployed(stack, platform)
-
-
-async def status_of(platform: Api, tenant: str) -> str:
-    status: str = (await platform.send("GET", f"{V1}/tenants/{tenant}")).expect(200)["status"]
-    return status
+    return await prepared(stack, platform, "deploy")
 
 
 async def killed_at(
@@ -105,7 +92,7 @@ async def test_a_tenant_is_resumed_in_spite_of_a_crash(
 async def test_a_tenant_leaves_in_spite_of_a_crash(
     stack: Stack, platform: Api, crash_file: Path, point: str, passage: int
 ) -> None:
-    tenant = await deployed(stack, platform)
+    tenant = await prepared(stack, platform, "deploy")
     await killed_at(stack, platform, crash_file, tenant, "deprovision", point, passage)
     assert await status_of(platform, tenant) == "deprovisioned"
 

@@ -4,30 +4,17 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from deploy.stack.stack import Stack
 from tests.api import Api, eventually
-from tests.conftest import registration
-from tests.deployments import done, ended, ordered, settled
+from tests.deployments import ended, ordered, past_security, prepared, settled, status_of, unwritable
 from tests.integration.test_deprovision import exported
 from tests.world import fits
 
 V1 = "/api/v1"
-ANSWERS = {
-    "prepare_workspaces": "billing",
-    "create_administrator": "tenant",
-    "close_access": "tenant",
-    "open_access": "tenant",
-    "verify": "gateway",
-    "verify_closed": "gateway",
-    "verify_open": "gateway",
-}
-"""Whom a step hears from; while that one is away, it does not end."""
 FAILS = [
     ("deploy", "prepare_workspaces", ["succeeded", "compensated", "pending", "pending"], "failed"),
     ("deploy", "create_administrator", ["succeeded", "compensated", "compensated", "pending"], "failed"),
@@ -50,14 +37,6 @@ def began() -> datetime:
     return datetime.now(UTC) - timedelta(seconds=1)
 
 
-async def prepared(stack: Stack, platform: Api, *operations: str) -> str:
-    """Return a tenant on which these were done."""
-    tenant: str = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)["id"]
-    for operation in operations:
-        await done(platform, stack, tenant, operation=operation)
-    return tenant
-
-
 @contextlib.asynccontextmanager
 async def away(stack: Stack, name: str) -> AsyncIterator[None]:
     await stack.children[name].stop()
@@ -67,14 +46,17 @@ async def away(stack: Stack, name: str) -> AsyncIterator[None]:
         await stack.start_service(name)
 
 
-@contextlib.asynccontextmanager
-async def past_security(stack: Stack, service: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """Connect to a service's database as its server's administrator."""
-    connection = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_{service}")
-    try:
-        yield connection
-    finally:
-        await connection.close()
+def silenced(stack: Stack, name: str) -> contextlib.AbstractAsyncContextManager[None]:
+    """Have nobody answer to a step."""
+    match name:
+        case "prepare_workspaces":
+            return away(stack, "billing")
+        case "create_administrator":
+            return unwritable(stack, "tenant", "app_user")
+        case "close_access" | "open_access":
+            return unwritable(stack, "tenant", "tenant_transition")
+        case _:
+            return away(stack, "gateway")
 
 
 async def at(direct: Api, deployment: str, name: str) -> None:
@@ -101,7 +83,7 @@ async def time_is_over(stack: Stack, deployment: str, key: str = "since") -> Non
         assert changed == "UPDATE 1"
 
 
-async def undone_in_part(direct: Api, deployment: str, name: str) -> None:
+async def failing(direct: Api, deployment: str, name: str) -> None:
     """Return once a step has failed, whatever is to be undone still."""
 
     async def failed() -> bool:
@@ -111,11 +93,6 @@ async def undone_in_part(direct: Api, deployment: str, name: str) -> None:
     await eventually(failed)
 
 
-async def status_of(api: Api, tenant: str) -> str:
-    status: str = (await api.send("GET", f"{V1}/tenants/{tenant}")).expect(200)["status"]
-    return status
-
-
 @pytest.mark.parametrize(("operation", "name", "statuses", "becomes"), FAILS)
 async def test_a_step_that_fails_for_good_is_undone_with_all_before_it(
     stack: Stack, platform: Api, began: datetime, operation: str, name: str, statuses: list[str], becomes: str
@@ -123,21 +100,20 @@ async def test_a_step_that_fails_for_good_is_undone_with_all_before_it(
     before = {"deploy": [], "resume": ["deploy", "suspend"]}.get(operation, ["deploy"])
     tenant = await prepared(stack, platform, *before)
     direct, at_tenant = (replace(platform, url=stack.url(each)) for each in ("provisioning", "tenant"))
-    async with contextlib.AsyncExitStack() as silenced:
+    async with contextlib.AsyncExitStack() as until_it_failed:
         # What was ordered waits until nobody is there who would answer.
         async with away(stack, "provisioning"):
             deployment = await ordered(at_tenant, tenant, operation=operation, grace_seconds=0)
-            if name != "verify_open":
-                await silenced.enter_async_context(away(stack, ANSWERS[name]))
-            else:
-                await stack.children["tenant"].stop()
-        if name == "verify_open":
-            await at(direct, deployment, "open_access")
-            await silenced.enter_async_context(away(stack, ANSWERS[name]))
-            await stack.start_service("tenant")
+            first = "open_access" if name == "verify_open" else name
+            blocked = await until_it_failed.enter_async_context(contextlib.AsyncExitStack())
+            await blocked.enter_async_context(silenced(stack, first))
+        if first != name:  # the gateway is there for the first step, and away for the last
+            await at(direct, deployment, first)
+            await until_it_failed.enter_async_context(silenced(stack, name))
+            await blocked.aclose()
         await at(direct, deployment, name)
         await time_is_over(stack, deployment)
-        await undone_in_part(direct, deployment, name)
+        await failing(direct, deployment, name)
     found = await ended(platform, deployment)
     assert (found["status"], found["failed_step"]) == ("failed", name)
     assert f"{name} gave up after" in found["reason"]
@@ -200,8 +176,7 @@ async def test_past_the_first_deletion_a_step_that_fails_for_good_is_gone_on_wit
 ) -> None:
     tenant = await prepared(stack, platform, "deploy")
     deployment = await leaving(stack, platform, tenant)
-    async with past_security(stack, service) as database, database.transaction():
-        await database.execute(f"lock table {table} in share mode")  # read, and not written
+    async with unwritable(stack, service, table):
         await time_is_over(stack, deployment, "until")
         await at(platform, deployment, name)
         await time_is_over(stack, deployment)

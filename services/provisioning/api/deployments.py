@@ -28,7 +28,7 @@ router = APIRouter(prefix="/api/v1/deployments", tags=["Deployments"])
 Reader = Annotated[Principal, Depends(require("deployments:read"))]
 Writer = Annotated[Principal, Depends(require("deployments:write"))]
 Target = Literal["pooled"]
-Operation = Literal["deploy", "suspend", "maintain", "resume", "deprovision", "repair"]
+Operation = Literal["deploy", "suspend", "maintain", "resume", "deprovision", "repair", "repair_administrator"]
 
 _YOUNG = timedelta(seconds=30)
 _PATIENCE_SECONDS = 10.0
@@ -53,7 +53,9 @@ class DeploymentView(RowView):
     id: UUID
     tenant_id: UUID
     target: str
-    operation: str = Field(description="deploy, suspend, maintain, resume, deprovision, or repair, which nobody orders")
+    operation: str = Field(
+        description="deploy, suspend, maintain, resume, deprovision; nobody orders repair and repair_administrator"
+    )
     status: str = Field(description="queued, waiting, running, compensating, succeeded or failed")
     failed_step: str | None
     reason: str | None = Field(description="Why it failed.")

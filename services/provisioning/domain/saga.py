@@ -84,6 +84,11 @@ _DEPLOY: tuple[Recipe, ...] = (
 )
 
 
+def _again(*names: str) -> tuple[Recipe, ...]:
+    """Do these once more for a tenant that is at work: what it has built on them stays, even where that fails."""
+    return tuple(replace(recipe, undo=None) for recipe in _DEPLOY if recipe.name in names)
+
+
 def _close(status: str) -> tuple[Recipe, ...]:
     return GRACE, _transition("close_access", status), _verify(Command.VERIFY_CLOSED, status)
 
@@ -124,8 +129,9 @@ RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
         "maintain": _close("maintenance"),
         "resume": _RESUME,
         "deprovision": _DEPROVISION,
-        # Nobody orders it: the reconciler does, when something of a tenant is missing.
-        "repair": tuple(recipe for recipe in _DEPLOY if recipe.name in ("prepare_workspaces", "verify")),
+        # Nobody orders these: the reconciler does, when something of a tenant is missing.
+        "repair": _again("prepare_workspaces", "verify"),
+        "repair_administrator": _again("create_administrator"),
     }
 }
 """By target and operation."""

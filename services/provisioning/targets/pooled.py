@@ -13,6 +13,7 @@ from chassis.telemetry import traces
 
 PLACEMENT = "cell-1"
 _WORKSPACES = ("/api/v1/workspace", "/api/v1/billing-workspace")
+_REFUSALS = frozenset(f"/problems/{slug}" for slug, _ in CLOSED.values())
 
 Look = Callable[[str, aiohttp.ClientResponse], Awaitable[str | None]]
 
@@ -22,14 +23,36 @@ async def verify(settings: Settings, tenant_id: UUID) -> str | None:
     return await _ask(settings, tenant_id, [ENTER], _answered)
 
 
-async def missing(settings: Settings, tenant_id: UUID) -> str | None:
-    """Return which of the tenant's workspaces is not there; None if all are, or nobody can tell now."""
+async def standing(settings: Settings, tenant_id: UUID) -> str | None:
+    """Return as what the tenant's users are refused; `""` if they are let in, None if nobody can tell now."""
+    found: list[str] = []
 
-    async def look(path: str, answer: aiohttp.ClientResponse) -> str | None:
-        return f"GET {path} answered 404" if answer.status == 404 else None
+    async def look(_path: str, answer: aiohttp.ClientResponse) -> str:
+        if answer.status in (200, 404):
+            found.append("")
+        elif answer.status == 403:
+            kind = str((await answer.json(content_type=None)).get("type"))
+            found.extend([kind] if kind in _REFUSALS else [])
+        return "one answer is enough"
 
-    found = await _ask(settings, tenant_id, [ENTER], look)
-    return found if found and found.endswith("answered 404") else None
+    await _ask(settings, tenant_id, [], look)
+    return found[0] if found else None
+
+
+async def workspaces(settings: Settings, tenant_id: UUID) -> dict[str, bool | None]:
+    """Return which of the tenant's workspaces are there, by their paths; None of one that nobody can tell of now."""
+    found: dict[str, bool | None] = dict.fromkeys(_WORKSPACES)
+
+    async def look(path: str, answer: aiohttp.ClientResponse) -> None:
+        found[path] = {200: True, 404: False}.get(answer.status)
+
+    await _ask(settings, tenant_id, [ENTER], look)
+    return found
+
+
+def refusal(status: str) -> str | None:
+    """Return the kind of problem with which a tenant's users are refused in a status, if they are."""
+    return f"/problems/{CLOSED[status][0]}" if status in CLOSED else None
 
 
 async def verify_open(settings: Settings, tenant_id: UUID) -> str | None:
@@ -39,7 +62,7 @@ async def verify_open(settings: Settings, tenant_id: UUID) -> str | None:
 
 async def verify_closed(settings: Settings, tenant_id: UUID, status: str) -> str | None:
     """See whether the tenant's users are refused, and are told why; return what is wrong, or None."""
-    kind = f"/problems/{CLOSED[status][0]}"
+    kind = refusal(status)
 
     async def refused(path: str, answer: aiohttp.ClientResponse) -> str | None:
         if answer.status != 403:

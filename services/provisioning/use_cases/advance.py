@@ -66,12 +66,20 @@ class Unfolding:
             self.placement = pooled.PLACEMENT
             saga = saga.done("allocate", "self", now)
         for command in saga.commands:
-            event = _event(command, self.row, saga)
-            if event is not None:
-                self.version += 1
-                self.outgoing.append(Outgoing(event, self.version, self.cause))
+            self._do(command, saga)
         self.saga = replace(saga, commands=())
         self.log += between(before, self.saga)
+
+    def tell_again(self) -> None:
+        """Tell its end once more, for those who have not heard of it."""
+        self._do(Command.TELL_SUCCESS if self.saga.status == "succeeded" else Command.TELL_FAILURE, self.saga)
+        self.log.append(Entry(None, self.saga.status, "its end is told again"))
+
+    def _do(self, command: Command, saga: Saga) -> None:
+        event = _event(command, self.row, saga)
+        if event is not None:
+            self.version += 1
+            self.outgoing.append(Outgoing(event, self.version, self.cause))
 
     def check_at(self, now: datetime, looked: bool) -> datetime | None:
         """When the worker is to look at it: soon for a step of its own, else when the step's time is over."""

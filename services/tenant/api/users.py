@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService, require
+from chassis.http.fields import PLAIN
 from chassis.http.idempotency import idempotent
 from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
 from chassis.http.preconditions import etag
@@ -42,6 +43,7 @@ async def list_users(
     limit: Limit = 50,
     cursor: Cursor = None,
     tenant_id: Annotated[UUID | None, Query(description="Only users of this tenant.")] = None,
+    role: Annotated[str | None, Query(max_length=100, pattern=PLAIN, description="Only who has this role.")] = None,
 ) -> Response:
     """List the users of the caller's tenant; to the platform's administrators, those of every tenant."""
     after = decode_cursor(cursor, UUID)
@@ -49,12 +51,14 @@ async def list_users(
         rows = await tx.fetch(
             f"select {USER_COLUMNS} from app_user"
             " where ($1::uuid is null or user_id > $1) and ($2::uuid is null or tenant_id = $2)"
-            " and ($3::uuid = $4::uuid or tenant_id = $3) order by user_id limit $5",
+            " and ($3::uuid = $4::uuid or tenant_id = $3) and ($6::text is null or $6 = any(roles))"
+            " order by user_id limit $5",
             after[0] if after else None,
             tenant_id,
             who.tenant_id,
             PLATFORM_TENANT,
             limit + 1,
+            role,
         )
     page, next_cursor = paginate(rows, limit, lambda row: [row["user_id"]])
     return json(Page[UserView](items=[UserView.of(row) for row in page], next_cursor=next_cursor))
