@@ -218,6 +218,10 @@ class RecoveryCodeUsed(_User, topic=topics.TENANT_USER):
     left: int = Field(description="How many are left.", examples=[9])
 
 
+class RecoveryCodesRenewed(_User, topic=topics.TENANT_USER):
+    """A user has new recovery codes; those before are void."""
+
+
 class UserInvited(_User, topic=topics.TENANT_USER):
     """A user without a password was invited to choose one, for the first time or anew."""
 
@@ -298,12 +302,18 @@ class _ServiceAccount(Event):
     changed_by: str = Field(description="By whom: the subject of the access token.")
 
 
-class ServiceAccountCreated(_ServiceAccount, topic=topics.TENANT_SERVICE_ACCOUNT):
-    """An account for a program was made, with a first secret."""
-
+class _ServiceAccountAsItIs(_ServiceAccount):
     name: str = Field(description="Its name.", examples=["billing export"])
     description: str | None = Field(default=None, description="What it is for.", examples=["Runs at night"])
     scopes: list[str] = Field(description="What it may do.", examples=[["customers:read"]])
+
+
+class ServiceAccountCreated(_ServiceAccountAsItIs, topic=topics.TENANT_SERVICE_ACCOUNT):
+    """An account for a program was made, with a first secret."""
+
+
+class ServiceAccountUpdated(_ServiceAccountAsItIs, topic=topics.TENANT_SERVICE_ACCOUNT):
+    """What a service account may do, or what is said of it, was changed."""
 
 
 class ServiceAccountCredentialAdded(_ServiceAccount, topic=topics.TENANT_SERVICE_ACCOUNT):

@@ -196,6 +196,58 @@ async def test_nobody_makes_an_account_that_may_do_more(public: Api, isp: Tenant
     await account_of(program, ["customers:read"])
 
 
+async def test_an_accounts_scopes_are_changed_and_with_fewer_its_tokens_end(
+    stack: Stack, public: Api, isp: Tenant
+) -> None:
+    account = await account_of(isp.api, READING)
+    path = f"{V1}/service-accounts/{account['id']}"
+
+    async def token() -> tuple[list[str], Api]:
+        answer = (await entered(public, account["id"], account["secret"])).expect(200)
+        return answer["scope"].split(), public.as_(answer["access_token"])
+
+    _, first = await token()
+    shown = await isp.api.send("GET", path)
+    (await isp.api.send("PATCH", path, {"scopes": []})).problem(428)
+    match = {"If-Match": shown.headers["ETag"]}
+    wider = sorted([*READING, "customers:write"])
+    body = {"scopes": wider, "description": "Writes as well"}
+    changed = await isp.api.send("PATCH", path, body, headers=match)
+    assert (changed.expect(200)["scopes"], changed.body["description"]) == (wider, "Writes as well")
+    assert changed.headers["ETag"] != match["If-Match"]
+    (await isp.api.send("PATCH", path, {"scopes": []}, headers=match)).problem(412)
+    # What was issued keeps what it had, and the next one has more.
+    (await first.send("POST", f"{V1}/customers", {"name": "x"})).problem(403, "missing-scope")
+    scopes, second = await token()
+    assert scopes == wider
+    assert await believed(stack, first) == set(READ)
+    (await second.send("POST", f"{V1}/customers", {"name": "x"})).expect(201)
+
+    match = {"If-Match": changed.headers["ETag"]}
+    (await isp.api.send("PATCH", path, {"scopes": ["customers:read"]}, headers=match)).expect(200)
+    for before in (first, second):
+        await ended(stack, before)
+    assert (await token())[0] == ["customers:read"]
+    same = await isp.api.send("PATCH", path, {"scopes": ["customers:read"]}, headers={"If-Match": "*"})
+    assert same.expect(200)["version"] == 3
+
+
+async def test_nobody_changes_an_account_that_may_do_more(public: Api, isp: Tenant, other: Tenant) -> None:
+    narrow = ["credentials:read", "credentials:write", "customers:read"]
+    account = await account_of(isp.api, narrow)
+    program = public.as_((await entered(public, account["id"], account["secret"])).expect(200)["access_token"])
+    path, any_version = f"{V1}/service-accounts/{account['id']}", {"If-Match": "*"}
+    wider = {"scopes": [*narrow, "customers:write"]}
+    (await program.send("PATCH", path, wider, headers=any_version)).problem(403, "more-than-own-scopes")
+    above = f"{V1}/service-accounts/{(await account_of(isp.api, READING))['id']}"
+    (await program.send("PATCH", above, {"scopes": []}, headers=any_version)).problem(403, "more-than-own-scopes")
+    (await other.api.send("PATCH", above, {"scopes": []}, headers=any_version)).problem(404)
+    for body in ({"scopes": ["no:such"]}, {"scopes": None}, {"name": "x"}):
+        (await isp.api.send("PATCH", above, body, headers=any_version)).problem(
+            422 if "no:such" not in str(body) else 403
+        )
+
+
 async def test_an_account_is_made_once_and_its_limits_hold_at_once(public: Api, isp: Tenant) -> None:
     body, key = {"name": "once", "scopes": []}, {"Idempotency-Key": uuid4().hex}
     first, again = [await isp.api.send("POST", f"{V1}/service-accounts", body, headers=key) for _ in range(2)]

@@ -117,6 +117,26 @@ async def test_it_is_begun_and_removed_by_password_and_code(user: User, entering
     (await entering(codes[0])).expect(200)  # nobody asks for it
 
 
+async def test_recovery_codes_are_renewed_by_the_app_and_those_before_are_void(user: User, entering: Any) -> None:
+    path = f"{FACTOR}/recovery-codes"
+    body = {"current_password": PASSWORD, "code": "000000"}
+    (await user.api.send("POST", path, body)).problem(409, "no-second-factor")
+    app, before = await enabled(user)
+    (await entering(before[0])).expect(200)
+    (await user.api.send("POST", path, body)).problem(403, "wrong-code")
+    (await user.api.send("POST", path, {**body, "code": before[1]})).problem(403, "wrong-code")
+    (await user.api.send("POST", path, {"code": app.code()})).problem(422)
+    code = app.code()
+    (await user.api.send("POST", path, {"current_password": "wrong", "code": code})).problem(403, "wrong-password")
+    (await user.api.send("GET", FACTOR)).expect(200)
+    codes = (await user.api.send("POST", path, {**body, "code": code})).expect(200)["recovery_codes"]
+    assert len({*codes, *before}) == 20
+    (await user.api.send("POST", path, {**body, "code": code})).problem(403, "wrong-code")  # it was good once
+    assert (await user.api.send("GET", FACTOR)).expect(200)["recovery_codes_left"] == 10
+    (await entering(before[1])).problem(401, "wrong-code")
+    (await entering(codes[0])).expect(200)
+
+
 async def test_an_administrator_removes_it_for_one_who_lost_it(
     public: Api, platform: Api, isp: Tenant, other: Tenant, user: User, entering: Any
 ) -> None:

@@ -11,6 +11,7 @@ from chassis.http.dependencies import CurrentService, require
 from chassis.http.idempotency import idempotent
 from chassis.http.listing import list_page, one
 from chassis.http.pagination import Cursor, Limit, Page
+from chassis.http.preconditions import etag
 from chassis.http.responses import json
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
@@ -21,6 +22,7 @@ from services.tenant.api.models import (
     CredentialData,
     CredentialView,
     CredentialWithSecret,
+    ServiceAccountChange,
     ServiceAccountData,
     ServiceAccountDetail,
     ServiceAccountView,
@@ -29,6 +31,7 @@ from services.tenant.api.models import (
 from services.tenant.use_cases.change_api_key import create_api_key, revoke_api_key
 from services.tenant.use_cases.change_service_account import (
     add_credential,
+    change_service_account,
     create_service_account,
     delete_service_account,
     remove_credential,
@@ -125,7 +128,19 @@ async def get_service_account(service: CurrentService, who: Reader, service_acco
             service_account_id,
         )
     account: dict[str, Any] = dict(ServiceAccountView.of(row))
-    return json(ServiceAccountDetail(credentials=[CredentialView.of(item) for item in credentials], **account))
+    detail = ServiceAccountDetail(credentials=[CredentialView.of(item) for item in credentials], **account)
+    return json(detail, headers={"ETag": etag(detail.version)})
+
+
+@router.patch(_ACCOUNT, response_model=ServiceAccountView)
+async def update_service_account(
+    request: Request, service: CurrentService, who: Writer, service_account_id: UUID, body: ServiceAccountChange
+) -> Response:
+    """Change what a service account may do; send its ETag as If-Match. With fewer scopes its access tokens end."""
+    changes = body.model_dump(exclude_unset=True)
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        row = await change_service_account(tx, service, request, who, service_account_id, changes)
+    return json(ServiceAccountView.of(row), headers={"ETag": etag(row["version"])})
 
 
 @router.delete(_ACCOUNT, status_code=204, response_class=Response)

@@ -261,6 +261,13 @@ class ServiceAccountData(Strict):
     scopes: Scopes
 
 
+class ServiceAccountChange(Strict):
+    """The fields to change; null clears the description."""
+
+    description: Description | None = None
+    scopes: Scopes = Field(default_factory=list)
+
+
 class ServiceAccountView(RowView):
     """An account that a program works as; its id is the client's id."""
 

@@ -27,7 +27,9 @@ class SecondFactorStart(Strict):
     current_password: Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class SecondFactorRemoval(SecondFactorStart):
+class SecondFactorProof(SecondFactorStart):
+    """The password, and a code."""
+
     code: Code
 
 
@@ -96,7 +98,7 @@ async def confirm_second_factor(
 
 @router.post("/remove", status_code=204)
 async def remove_second_factor(
-    request: Request, service: CurrentService, who: Anybody, body: SecondFactorRemoval
+    request: Request, service: CurrentService, who: Anybody, body: SecondFactorProof
 ) -> Response:
     """Take away one's own second factor, by the password and a code."""
     proof = PasswordProof(service, who)
@@ -107,5 +109,22 @@ async def remove_second_factor(
         return Response(status_code=204)
 
     response = await idempotent(request, service, who, remove)
+    await proof.accepted()
+    return response
+
+
+@router.post("/recovery-codes", response_model=RecoveryCodes)
+async def renew_recovery_codes(
+    request: Request, service: CurrentService, who: Anybody, body: SecondFactorProof
+) -> Response:
+    """Get new recovery codes, by the password and a code of the app; those before are void."""
+    proof = PasswordProof(service, who)
+    await proof.look(body.current_password)
+
+    async def renew(tx: Transaction) -> Response:
+        codes = await second_factor.renew_recovery_codes(tx, service, await proof.user(tx), body.code)
+        return json(RecoveryCodes(recovery_codes=codes), headers=_NOT_KEPT)
+
+    response = await idempotent(request, service, who, renew)
     await proof.accepted()
     return response

@@ -1,10 +1,13 @@
-"""Make and delete service accounts, which programs work as, and the secrets that they sign in with."""
+"""Make, change and delete service accounts, which programs work as, and the secrets that they sign in with."""
 
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from starlette.requests import Request
+
+from chassis.http.preconditions import require_match
 from chassis.http.problem import Conflict, NotFound
 from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
@@ -17,6 +20,7 @@ from dotmac_contracts.tenant import (
     ServiceAccountCredentialAdded,
     ServiceAccountCredentialRemoved,
     ServiceAccountDeleted,
+    ServiceAccountUpdated,
 )
 from services.tenant.digests import digest, new_token
 from services.tenant.use_cases.authorize import not_more_than_own
@@ -47,11 +51,46 @@ async def create_service_account(
         now,
     )
     assert row is not None
-    told = ("service_account_id", "tenant_id", "name", "description", "scopes")
-    event = ServiceAccountCreated(**{name: row[name] for name in told}, changed_by=who.subject)
-    await _tell(tx, service, event, 1)
+    await _tell(tx, service, ServiceAccountCreated(**_told(row), changed_by=who.subject), 1)
     credential_id, secret = await _insert(tx, service, row, None)
     return row, credential_id, secret
+
+
+async def change_service_account(
+    tx: Transaction,
+    service: Service,
+    request: Request,
+    who: Principal,
+    service_account_id: UUID,
+    changes: dict[str, Any],
+) -> Any:
+    """Apply the changes to the version that the caller read, and return the account's row.
+
+    With fewer scopes its access tokens end, as a role's do; with more, the next ones have them.
+    """
+    row = await _locked(tx, who, service_account_id)
+    require_match(request, row["version"])
+    not_more_than_own(who, frozenset(row["scopes"]))
+    scopes = sorted(set(changes.get("scopes", row["scopes"])))
+    not_more_than_own(who, frozenset(scopes))
+    description = changes.get("description", row["description"])
+    if (scopes, description) == (row["scopes"], row["description"]):
+        return row
+    lost = set(row["scopes"]) - set(scopes)
+    row = await tx.fetchrow(
+        "update service_account set scopes = $3, description = $4, version = version + 1, updated_at = $5"
+        " where tenant_id = $1 and service_account_id = $2 returning *",
+        who.tenant_id,
+        service_account_id,
+        scopes,
+        description,
+        service.clock.now(),
+    )
+    assert row is not None
+    await _tell(tx, service, ServiceAccountUpdated(**_told(row), changed_by=who.subject), row["version"])
+    if lost:
+        await revoke_access(tx, service, {"tenant_id": who.tenant_id, "user_id": service_account_id})
+    return row
 
 
 async def add_credential(
@@ -152,6 +191,10 @@ async def _insert(tx: Transaction, service: Service, row: Any, lifetime: timedel
 
 def _ids(row: Any) -> dict[str, UUID]:
     return {"service_account_id": row["service_account_id"], "tenant_id": row["tenant_id"]}
+
+
+def _told(row: Any) -> dict[str, Any]:
+    return {name: row[name] for name in ("service_account_id", "tenant_id", "name", "description", "scopes")}
 
 
 async def _tell(tx: Transaction, service: Service, event: Event, version: int) -> None:

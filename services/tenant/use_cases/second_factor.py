@@ -13,7 +13,7 @@ from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from chassis.service import Service
 from dotmac_contracts.envelope import Event
-from dotmac_contracts.tenant import RecoveryCodeUsed, SecondFactorDisabled, SecondFactorEnabled
+from dotmac_contracts.tenant import RecoveryCodesRenewed, RecoveryCodeUsed, SecondFactorDisabled, SecondFactorEnabled
 from services.tenant.digests import digest
 from services.tenant.domain.totp import SECRET_BYTES, accepted_step
 from services.tenant.tables import lock_user, next_version
@@ -52,13 +52,25 @@ async def confirm(tx: Transaction, service: Service, who: Principal, code: str) 
     await tx.execute(
         "update second_factor set confirmed_at = $3 where tenant_id = $1 and user_id = $2", *_ids(user).values(), now
     )
-    codes = [_new_code() for _ in range(RECOVERY_CODES)]
-    await tx.execute(
-        "insert into recovery_code (tenant_id, user_id, code_hash) select $1, $2, unnest($3::bytea[])",
-        *_ids(user).values(),
-        [digest(_normal(code)) for code in codes],
-    )
+    codes = await _new_codes(tx, user)
     await _tell(tx, service, user, SecondFactorEnabled(**_ids(user)))
+    return codes
+
+
+async def renew_recovery_codes(tx: Transaction, service: Service, user: Any, code: str) -> list[str]:
+    """Return new recovery codes, which are told this once, by a code of the app; those before are void.
+
+    Problem 409 if there is no factor, 403 for a wrong code. A recovery code renews none: whoever found one would have
+    ten.
+    """
+    factor = await _factor(tx, user)
+    if factor is None or factor["confirmed_at"] is None:
+        raise Conflict("no-second-factor", "There is no second factor.")
+    if not await _is_of_the_app(tx, service, factor, code, service.clock.now()):
+        raise Problem(403, "wrong-code", _WRONG)
+    await tx.execute("delete from recovery_code where tenant_id = $1 and user_id = $2", *_ids(user).values())
+    codes = await _new_codes(tx, user)
+    await _tell(tx, service, user, RecoveryCodesRenewed(**_ids(user)))
     return codes
 
 
@@ -164,6 +176,16 @@ async def _left(tx: Transaction, user: Any) -> int:
         "select count(*) from recovery_code where tenant_id = $1 and user_id = $2", *_ids(user).values()
     )
     return left
+
+
+async def _new_codes(tx: Transaction, user: Any) -> list[str]:
+    codes = [_new_code() for _ in range(RECOVERY_CODES)]
+    await tx.execute(
+        "insert into recovery_code (tenant_id, user_id, code_hash) select $1, $2, unnest($3::bytea[])",
+        *_ids(user).values(),
+        [digest(_normal(code)) for code in codes],
+    )
+    return codes
 
 
 def _new_code() -> str:

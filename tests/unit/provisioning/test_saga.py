@@ -224,3 +224,12 @@ def test_what_is_deleted_is_not_undone_and_can_only_be_gone_on_with() -> None:
         for who in holders:
             saga = saga.done(name, who, NOW)
     assert saga.done("retire", "tenant", NOW).status == "succeeded"
+
+
+def test_a_repair_that_fails_takes_nothing_away() -> None:
+    saga = Saga.order("pooled", "repair", NOW).start(NOW)
+    for who in ("customer", "billing"):
+        saga = saga.done("prepare_workspaces", who, NOW)
+    saga = replace(saga, commands=()).failed("verify", "it broke", NOW)
+    assert (saga.status, saga.commands) == ("failed", (Command.TELL_FAILURE,))
+    assert [step.status for step in saga.steps] == ["succeeded", "failed"]
