@@ -61,7 +61,7 @@ async def told(stack: Stack, drift: dict[str, Any]) -> list[str]:
     async def both() -> Any:
         async with past_security(stack, "provisioning") as database:
             rows = await database.fetch(
-                "select headers from journal where topic = 'provisioning.drift.v1' and key = $1 order by 1", drift["id"]
+                "select headers from journal where topic = 'provisioning.drift.v1' and key = $1", drift["id"]
             )
         kinds = sorted(json.loads(row["headers"])["ce_type"].rsplit(".", 1)[-1] for row in rows)
         return kinds if len(kinds) == 2 else None

@@ -1,13 +1,16 @@
 """An ISP signs up by itself, and the platform approves or rejects."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from deploy.stack.stack import Stack
 from tests.api import Api, eventually
 from tests.conftest import PASSWORD, Tenant, registration, sign_in
+from tests.deployments import ended, ordered, settled
 
 V1 = "/api/v1"
 SIGN_UP = f"{V1}/auth/sign-ups"
@@ -60,6 +63,38 @@ async def test_a_sign_up_that_is_approved_becomes_a_tenant_with_an_administrator
     (user,) = (await administrator.send("GET", f"{V1}/users")).expect(200)["items"]
     assert (user["id"], user["roles"], user["status"]) == (invitation["user_id"], ["tenant_admin"], "active")
     (await administrator.send("GET", f"{V1}/customers")).expect(200)
+
+
+async def test_a_deployment_that_fails_leaves_the_administrator_who_was_invited_before(
+    stack: Stack, public: Api, platform: Api
+) -> None:
+    row = await signed_up(public, platform)
+    approved = (await platform.send("POST", f"{V1}/sign-ups/{row['id']}/approve", {})).expect(201)
+    tenant, invitation = approved["tenant"], approved["invitation"]
+    direct, at_tenant = (replace(platform, url=stack.url(name)) for name in ("provisioning", "tenant"))
+    await stack.children["gateway"].stop()
+    try:
+        deployment = await ordered(at_tenant, tenant["id"])
+        path = f"{V1}/deployments/{deployment}"
+
+        async def verifying() -> Any:
+            return (await direct.send("GET", path)).expect(200)["steps"][3]["detail"]
+
+        await eventually(verifying)
+        (await direct.send("POST", f"{path}/cancel")).expect(200)
+        failed = await ended(direct, deployment)
+    finally:
+        await stack.start_service("gateway")
+    statuses = [step["status"] for step in failed["steps"]]
+    assert statuses == ["succeeded", "compensated", "compensated", "failed"]
+    await settled(stack, tenant["id"])
+    (await platform.send("POST", f"{path}/retry")).expect(200)
+    assert (await ended(platform, deployment))["status"] == "succeeded"
+    body = {"token": invitation["token"], "password": PASSWORD}
+    (await public.send("POST", f"{V1}/auth/invitations/accept", body)).expect(204)
+    administrator = public.as_(await sign_in(public, invitation["email"], PASSWORD, tenant["slug"]))
+    (user,) = (await administrator.send("GET", f"{V1}/users")).expect(200)["items"]
+    assert user["id"] == invitation["user_id"]
 
 
 async def test_it_may_get_another_slug_and_plan(public: Api, platform: Api, tenant: Tenant) -> None:

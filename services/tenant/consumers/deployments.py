@@ -29,9 +29,9 @@ def subscription(service: Service) -> Subscription:
             "insert into app_user as old (tenant_id, user_id, email, roles, deployment_id, version)"
             " select t, u, e, '{tenant_admin}', d, 1"
             " from unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[]) as x (t, u, e, d)"
-            # Asked again by a second deployment, the user that exists is the administrator.
-            " on conflict (tenant_id, email_lc) do update set email = excluded.email,"
-            " deployment_id = excluded.deployment_id, version = old.version + 1"
+            # The user that exists is the administrator. One who was there before any deployment is none's to remove.
+            " on conflict (tenant_id, email_lc) do update set email = excluded.email, version = old.version + 1,"
+            " deployment_id = case when old.deployment_id is null then null else excluded.deployment_id end"
             " returning tenant_id, user_id, version",
             [item.event.tenant_id for item in received],
             [new_id() for _ in received],
@@ -60,9 +60,12 @@ def subscription(service: Service) -> Subscription:
         deployments = {item.event.deployment_id: item for item in received}
         keys = ([item.event.tenant_id for item in received], list(deployments))
         rows = await tx.fetch(
-            "update app_user u set version = version + 1 from unnest($1::uuid[], $2::uuid[]) as x (t, d)"
-            " where u.tenant_id = x.t and u.deployment_id = x.d"
-            " returning u.tenant_id, u.user_id, u.email, u.version, u.deployment_id",
+            "update app_user u set version = version + 1 from (select distinct on (x.t) x.t, x.d, a.user_id"
+            " from unnest($1::uuid[], $2::uuid[]) as x (t, d) join app_user a on a.tenant_id = x.t and"
+            " (a.deployment_id = x.d or a.deployment_id is null and 'tenant_admin' = any(a.roles))"
+            " order by x.t, a.deployment_id nulls last, a.user_id) as found"
+            " where u.tenant_id = found.t and u.user_id = found.user_id"
+            " returning u.tenant_id, u.user_id, u.email, u.version, found.d as deployment_id",
             *keys,
         )
         await tx.execute(
