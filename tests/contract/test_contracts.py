@@ -77,6 +77,10 @@ def test_the_cloudevents_sdk_reads_our_documents(sample: dict[str, Any]) -> None
     assert event.get_data() == json.loads(ours.model_dump_json())
     extensions = ("tenantid", "partitionkey", "aggregateversion")
     assert [event.get_extension(name) for name in extensions] == [str(ours.tenant_id), ours.key, 1]
+    # Who did it is said where the platform is; from which address, only its own log says.
+    assert event.get_extension("actor") == envelope.actor
+    assert event.get_extension("actorkind") == envelope.actorkind
+    assert b"clientaddress" not in document
     assert b"\n" not in document
 
 
