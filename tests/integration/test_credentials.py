@@ -243,9 +243,7 @@ async def test_nobody_changes_an_account_that_may_do_more(public: Api, isp: Tena
     (await program.send("PATCH", above, {"scopes": []}, headers=any_version)).problem(403, "more-than-own-scopes")
     (await other.api.send("PATCH", above, {"scopes": []}, headers=any_version)).problem(404)
     for body in ({"scopes": ["no:such"]}, {"scopes": None}, {"name": "x"}):
-        (await isp.api.send("PATCH", above, body, headers=any_version)).problem(
-            422 if "no:such" not in str(body) else 403
-        )
+        (await isp.api.send("PATCH", above, body, headers=any_version)).problem(422)
 
 
 async def test_an_account_is_made_once_and_its_limits_hold_at_once(public: Api, isp: Tenant) -> None:
