@@ -1,5 +1,6 @@
 """What the platform's plans allow."""
 
+import itertools
 from dataclasses import asdict
 
 from dotmac_contracts.quota import Quotas
@@ -9,7 +10,7 @@ from services.tenant.domain.plans import PLANS, PlanCode, quotas_of
 def test_each_plan_allows_at_least_as_much_as_the_one_before() -> None:
     plans = [[limit or float("inf") for limit in asdict(quotas).values()] for quotas in PLANS.values()]
     assert list(PLANS) == list(PlanCode)
-    for less, more in zip(plans, plans[1:], strict=False):
+    for less, more in itertools.pairwise(plans):
         assert all(one <= other for one, other in zip(less, more, strict=True))
         assert less != more
 
