@@ -12,6 +12,7 @@ from tests.api import Answer, Api, eventually
 from tests.conftest import Tenant, deploy
 from tests.integration.test_flow import imported
 from tests.integration.test_snapshots import asked, published
+from tests.integration.test_users import invited
 
 V1 = "/api/v1"
 ANY = {"If-Match": "*"}
@@ -144,3 +145,46 @@ async def test_the_platforms_plans_are_listed_and_a_tenant_has_one_of_them(platf
     (await tenant.api.send("GET", f"{V1}/tenants/plans")).problem(403)
     path = f"{V1}/tenants/{tenant.id}"
     (await platform.send("PATCH", path, {"plan": "gold"}, headers=ANY)).problem(422)
+
+
+async def test_users_beyond_the_quota_are_refused_and_its_thresholds_told(
+    stack: Stack, platform: Api, starter: Tenant
+) -> None:
+    limit = STARTER.users
+    assert limit == 10
+
+    async def events() -> list[tuple[int, int, int]]:
+        return await told(stack, "tenant", "UserQuotaThresholdReached", starter.id)
+
+    async def version() -> int:
+        return int((await platform.send("GET", f"{V1}/tenants/{starter.id}")).expect(200)["version"])
+
+    known_before = await version()
+    users = [(await invited(starter.api, "sales")).expect(201) for _ in range(6)]  # and the administrator
+    assert await events() == []
+    assert await version() == known_before
+    users.append((await invited(starter.api, "sales")).expect(201))
+    assert await events() == [(80, limit, 8)]
+    # Five for the two that are left, all at once.
+    answers = await asyncio.gather(*(invited(starter.api, "sales") for _ in range(5)))
+    assert sorted(answer.status for answer in answers) == [201] * 2 + [409] * 3
+    refused = next(answer for answer in answers if answer.status == 409)
+    refused.problem(409, "quota-exceeded")
+    assert (refused.body["quota"], refused.body["limit"], refused.body["used"]) == ("users", limit, limit)
+    assert len((await starter.api.send("GET", f"{V1}/users")).expect(200)["items"]) == limit
+    full = [(80, limit, 8), (100, limit, limit)]
+    assert await events() == full
+    # One who is there is invited anew; one who goes makes room.
+    (await invited(starter.api, "manager", email=users[0]["email"])).expect(201)
+    (await starter.api.send("DELETE", f"{V1}/users/{users[0]['user_id']}")).expect(204)
+    (await invited(starter.api, "sales")).expect(201)
+    (await invited(starter.api, "sales")).problem(409, "quota-exceeded")
+    assert await events() == [*full, full[1]]
+    # With another plan there is room at once. Each event is a version of the tenant: none is left out.
+    path = f"{V1}/tenants/{starter.id}"
+    (await platform.send("PATCH", path, {"plan": "standard"}, headers=ANY)).expect(200)
+    (await invited(starter.api, "sales")).expect(201)
+    changed = (await platform.send("PATCH", path, {"plan": "starter"}, headers=ANY)).expect(200)
+    assert changed["version"] == await version() == known_before + 7
+    assert await events() == [*full, full[1], (80, limit, 11), (100, limit, 11)]
+    (await invited(starter.api, "sales")).problem(409, "quota-exceeded")
