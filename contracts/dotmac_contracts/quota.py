@@ -12,10 +12,10 @@ class Quotas(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    customers: int | None = Field(default=None, description="Active customers at most.", examples=[1000])
-    users: int | None = Field(default=None, description="Users at most.", examples=[10])
+    customers: int | None = Field(default=None, ge=1, description="Active customers at most.", examples=[1000])
+    users: int | None = Field(default=None, ge=1, description="Users at most.", examples=[10])
     api_calls_a_minute: int | None = Field(
-        default=None, description="Requests of all its users together in a minute, at most.", examples=[600]
+        default=None, ge=1, description="Requests of all its users together in a minute, at most.", examples=[600]
     )
 
 

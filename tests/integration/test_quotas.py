@@ -188,3 +188,29 @@ async def test_users_beyond_the_quota_are_refused_and_its_thresholds_told(
     assert changed["version"] == await version() == known_before + 7
     assert await events() == [*full, full[1], (80, limit, 11), (100, limit, 11)]
     (await invited(starter.api, "sales")).problem(409, "quota-exceeded")
+
+
+async def test_the_gateway_lets_a_tenant_call_as_often_as_its_plan_allows(
+    platform: Api, starter: Tenant, tenant: Tenant
+) -> None:
+    path = f"{V1}/customers/summary"
+    allowed = f'"plan";q={STARTER.api_calls_a_minute};w=60'
+
+    async def limited() -> bool:
+        return allowed in (await starter.api.send("GET", path)).headers["RateLimit-Policy"]
+
+    await eventually(limited)
+    calls = STARTER.api_calls_a_minute or 0
+    answers = await asyncio.gather(*(starter.api.send("GET", path) for _ in range(calls + 200)))
+    refused = next(answer for answer in answers if answer.status != 200)
+    refused.problem(429, "rate-limited")
+    assert refused.body["violated_policies"] == ["plan"]
+    assert '"plan"' not in (await tenant.api.send("GET", path)).headers["RateLimit-Policy"]
+    (await platform.send("PATCH", f"{V1}/tenants/{starter.id}", {"plan": "standard"}, headers=ANY)).expect(200)
+
+    async def let_in() -> bool:
+        return (await starter.api.send("GET", path)).status == 200
+
+    await eventually(let_in)
+    answers = await asyncio.gather(*(starter.api.send("GET", path) for _ in range(calls)))
+    assert {answer.status for answer in answers} == {200}
