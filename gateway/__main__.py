@@ -8,18 +8,18 @@ import uvloop
 from chassis import garbage, telemetry
 from chassis.security.following import Follower
 from chassis.security.revocations import Revocations
-from chassis.security.standing import Standings
 from chassis.security.tokens import TokenVerifier
 from gateway.server import served
 from gateway.settings import GatewaySettings
+from gateway.tenants import Tenants
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM, once it is known which tokens are revoked and which tenants are closed."""
-    revocations, standings = Revocations(), Standings()
-    following = Follower("gateway", settings, revocations, standings)
+    """Serve until SIGTERM, once it is known which tokens are revoked, and what holds for which tenant."""
+    revocations, tenants = Revocations(), Tenants()
+    following = Follower("gateway", settings, revocations, tenants)
     await following.start()
-    config = served(settings, TokenVerifier(settings.jwks_url, revocations), standings)
+    config = served(settings, TokenVerifier(settings.jwks_url, revocations), tenants)
     garbage.settle()
     try:
         await uvicorn.Server(config).serve()

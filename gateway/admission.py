@@ -3,14 +3,15 @@
 import ipaddress
 import time
 from collections.abc import Sequence
-from typing import Literal, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 from chassis.http.problem import Closed, Problem
 from chassis.security.principals import Principal
-from chassis.security.standing import Standings, TenantClosed
+from chassis.security.standing import TenantClosed
 from chassis.security.tokens import InvalidToken, SigningKeysUnavailable, TokenVerifier
-from gateway.limits import Limiter, LocalLimiter, Policy, SharedLimiter
+from gateway.limits import Limiter, LocalLimiter, Policy, Quota, SharedLimiter
 from gateway.settings import GatewaySettings
+from gateway.tenants import Tenants
 
 Public = Literal["public", "sign-up"]
 """By which limits operations are counted that need no token."""
@@ -20,17 +21,21 @@ _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 class Caller:
     """Whom a connection's last token spoke for. The next request mostly brings the same one, and needs no look-up."""
 
-    __slots__ = ("_address", "_authorization", "_expires_at", "_known", "keys", "principal")
+    __slots__ = ("_address", "_authorization", "_expires_at", "_known", "keys", "principal", "terms")
 
-    def __init__(self, authorization: bytes, address: str, principal: Principal, known: int) -> None:
+    def __init__(self, authorization: bytes, address: str, principal: Principal, known: int, terms: "_Terms") -> None:
         """`known`: the version of what the token was held against."""
         self._authorization = authorization
         self._address = address
         self._expires_at = principal.expires_at.timestamp()
         self._known = known
         self.principal = principal
-        self.keys = (*_names(principal), _network(address))
-        """By which the limits know principal, tenant and address."""
+        self.terms = terms
+        """By which limits the requests are counted."""
+        subject, tenant = _names(principal)
+        plan = () if terms.calls_a_minute is None else (f"{tenant}:{terms.calls_a_minute}",)
+        self.keys = (subject, tenant, *plan, _network(address))
+        """By which the limits know principal, tenant and address. With another plan a tenant begins anew."""
 
     def is_asking(self, authorization: bytes | None, address: str, known: int) -> bool:
         """Say whether a request is the same caller's, and may pass as the last one did: nothing has changed since."""
@@ -45,24 +50,24 @@ class Caller:
 class Admission:
     """Lets requests in. What is at hand is decided at once; only what has to be asked for is waited for."""
 
-    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier, standings: Standings) -> None:
+    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier, tenants: Tenants) -> None:
         self._verifier = verifier
         self._revocations = verifier.revocations
-        self._standings = standings
+        self._tenants = tenants
         self._local = LocalLimiter()
         self._shared = SharedLimiter(settings.redis_url) if settings.redis_url else None
         self._limiter: Limiter = self._shared or self._local
-        principal = Policy("principal", settings.rate_limit)
-        tenant = Policy("tenant", settings.tenant_rate_limit)
-        address = Policy("address", settings.address_rate_limit)
+        self._principal = Policy("principal", settings.rate_limit)
+        self._tenant = Policy("tenant", settings.tenant_rate_limit)
+        self._address = Policy("address", settings.address_rate_limit)
         public = Policy("public", settings.public_rate_limit)
         self._public: dict[Public, _Limits] = {
             "public": _Limits(public),
             "sign-up": _Limits(public, Policy("sign-up", settings.sign_up_rate_limit)),
         }
-        self._known = _Limits(principal, tenant, address)
-        self._unknown = _Limits(address)
-        self._named = _Limits(principal, tenant)
+        self._unknown = _Limits(self._address)
+        self._terms: dict[int | None, _Terms] = {}
+        """By how many requests a plan allows in a minute: there are as many as there are such plans."""
 
     async def close(self) -> None:
         """Let go of what is held."""
@@ -87,7 +92,8 @@ class Admission:
             if principal is None:
                 return None
             last = self._caller(authorization, address, principal)
-        return self._known.fields(self._local.take_now(self._known.policies, last.keys)), last
+        limits = last.terms.known
+        return limits.fields(self._local.take_now(limits.policies, last.keys)), last
 
     async def wait(
         self, address: str, authorization: bytes | None, public: Public | None
@@ -100,26 +106,39 @@ class Admission:
         principal = self._verifier.recall(token)
         if principal is not None:
             caller = self._caller(authorization, address, principal)
-            return self._known.fields(await self._take(self._known, caller.keys)), caller
+            limits = caller.terms.known
+            return limits.fields(await self._take(limits, caller.keys)), caller
         # Before the signature is looked at, which is what costs: a flood of bad tokens ends here.
         by_address = await self._take(self._unknown, (_network(address),))
         self._unknown.fields(by_address)
         caller = self._caller(authorization, address, await self._verified(token))
-        by_name = await self._take(self._named, caller.keys[:2])
-        return self._known.fields([*by_name, *by_address]), caller
+        by_name = await self._take(caller.terms.named, caller.keys[:-1])
+        return caller.terms.known.fields([*by_name, *by_address]), caller
 
     @property
     def _version(self) -> int:
-        """Another one whenever a token was revoked, or a tenant closed or opened."""
-        return self._revocations.version + self._standings.version
+        """Another one whenever a token was revoked, or a tenant closed, opened, or given another plan."""
+        return self._revocations.version + self._tenants.version
 
     def _caller(self, authorization: bytes | None, address: str, principal: Principal) -> Caller:
         """Remember whom a token speaks for that was verified just now; Problem 403 if its tenant is closed."""
         try:
-            self._standings.require_open(principal)
+            self._tenants.require_open(principal)
         except TenantClosed as error:
             raise Closed(error) from None
-        return Caller(authorization or b"", address, principal, self._version)
+        terms = self._terms_with(self._tenants.calls_a_minute(principal))
+        return Caller(authorization or b"", address, principal, self._version, terms)
+
+    def _terms_with(self, calls_a_minute: int | None) -> "_Terms":
+        terms = self._terms.get(calls_a_minute)
+        if terms is None:
+            named = [self._principal, self._tenant]
+            if calls_a_minute is not None:  # its window is another than the tenant's: it needs a name of its own
+                named.append(Policy("plan", Quota(calls_a_minute, 60.0)))
+            terms = self._terms[calls_a_minute] = _Terms(
+                calls_a_minute, _Limits(*named, self._address), _Limits(*named)
+            )
+        return terms
 
     async def _take(self, limits: "_Limits", keys: Sequence[str]) -> list[float]:
         return await self._limiter.take(limits.policies, keys)
@@ -170,6 +189,17 @@ class _Limits:
             },
             violated_policies=names,
         )
+
+
+class _Terms(NamedTuple):
+    """By which limits a caller's requests are counted."""
+
+    calls_a_minute: int | None
+    """What the plan allows, if it says so."""
+    known: _Limits
+    """All of them, the address's last."""
+    named: _Limits
+    """Those that are known once the token is verified."""
 
 
 def _token(authorization: bytes | None) -> bytes:

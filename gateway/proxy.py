@@ -9,7 +9,6 @@ from urllib.parse import unquote
 
 from prometheus_client import Gauge
 
-from chassis.security.standing import Standings
 from chassis.security.tokens import TokenVerifier
 from gateway.admission import Admission, Public
 from gateway.breaker import CircuitBreaker
@@ -18,6 +17,7 @@ from gateway.observation import Observation
 from gateway.routes import IMPORTS, PREFIXES, PUBLIC, SIGN_UP, STREAMS, STREAMS_BELOW, prefix_of
 from gateway.settings import GatewaySettings
 from gateway.streams import Streams
+from gateway.tenants import Tenants
 from gateway.turn import Turn
 from gateway.upstream import Upstream
 
@@ -50,9 +50,9 @@ class Route(NamedTuple):
 class Proxy:
     """Shared by all connections of a gateway."""
 
-    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier, standings: Standings) -> None:
+    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier, tenants: Tenants) -> None:
         self.settings = settings
-        self.admission = Admission(settings, verifier, standings)
+        self.admission = Admission(settings, verifier, tenants)
         self.origins = Origins(settings.cors_origins)
         self.observation = Observation()
         self.turn = Turn()

@@ -8,13 +8,13 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from chassis.http.server import LimitedProtocol, configured
-from chassis.security.standing import Standings
 from chassis.security.tokens import TokenVerifier
 from gateway.admission import Caller
 from gateway.app import PROXY, Gateway
 from gateway.exchange import Exchange
 from gateway.proxy import Proxy
 from gateway.settings import GatewaySettings
+from gateway.tenants import Tenants
 
 
 class GatewayProtocol(LimitedProtocol):
@@ -150,9 +150,9 @@ def _origin_form(target: bytes) -> bytes:
     return (url.path or b"/") + (b"?" + url.query if url.query else b"")
 
 
-def served(settings: GatewaySettings, verifier: TokenVerifier, standings: Standings) -> uvicorn.Config:
+def served(settings: GatewaySettings, verifier: TokenVerifier, tenants: Tenants) -> uvicorn.Config:
     """Return how the gateway is served."""
-    proxy = Proxy(settings, verifier, standings)
+    proxy = Proxy(settings, verifier, tenants)
     return configured(
         proxy.origins.guarded(Gateway(proxy)),
         settings.host,

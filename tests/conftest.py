@@ -144,9 +144,9 @@ def registration(**changes: Any) -> dict[str, Any]:
     }
 
 
-async def deploy(public: Api, platform: Api) -> Tenant:
+async def deploy(public: Api, platform: Api, **changes: Any) -> Tenant:
     """Register a tenant, deploy it, and accept its administrator's invitation."""
-    data = registration()
+    data = registration(**changes)
     tenant = (await platform.send("POST", f"{API}/tenants", data)).expect(201)
     accepted = (await platform.send("POST", f"{API}/tenants/{tenant['id']}/deployments")).expect(202)
 

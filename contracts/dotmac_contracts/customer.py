@@ -9,6 +9,7 @@ from pydantic import Field
 from dotmac_contracts import topics
 from dotmac_contracts.departure import DataDeleted, DataExported
 from dotmac_contracts.envelope import Event, Tombstone
+from dotmac_contracts.quota import QuotaThreshold
 
 
 class _Customer(Event):
@@ -71,6 +72,10 @@ class CustomerWorkspaceRemoved(Event, topic=topics.CUSTOMER_WORKSPACE):
 
     tenant_id: UUID = Field(description="The tenant.")
     deployment_id: UUID = Field(description="The deployment that failed.")
+
+
+class CustomerQuotaThresholdReached(QuotaThreshold, topic=topics.CUSTOMER_QUOTA):
+    """A tenant uses 80 % of its quota of customers, or all of it; told once each time that it gets there."""
 
 
 class CustomerDataExported(DataExported, topic=topics.CUSTOMER_DEPARTURE):

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, Field
 from dotmac_contracts import topics
 from dotmac_contracts.departure import DataDeleted, DataExported
 from dotmac_contracts.envelope import Event, Tombstone
+from dotmac_contracts.quota import Quotas, QuotaThreshold
 
 Target = Literal["pooled"]
 
@@ -67,12 +68,17 @@ class TenantSnapshot(_Tenant, topic=topics.TENANT_SNAPSHOT):
     deployment_id: UUID | None = Field(default=None, description="Its last deployment, if one was asked for.")
     created_at: datetime = Field(description="When it was registered, in UTC.")
     updated_at: datetime = Field(description="When it last changed, in UTC.")
+    quotas: Quotas | None = Field(default=None, description="What its plan allows.")
 
 
 class TenantSnapshotRemoved(Tombstone, topic=topics.TENANT_SNAPSHOT):
     """An ISP has left the platform and its data is deleted: forget it too, and never let in its users."""
 
     tenant_id: UUID = Field(description="The tenant.")
+
+
+class UserQuotaThresholdReached(QuotaThreshold, topic=topics.TENANT):
+    """A tenant uses 80 % of its quota of users, or all of it; told once each time that it gets there."""
 
 
 class TenantDeploying(Event, topic=topics.TENANT):

@@ -85,6 +85,9 @@ CUSTOMER_SNAPSHOT = Topic(
 CUSTOMER_WORKSPACE = Topic(
     "customer.workspace.v1", "customer", "tenant_id", "A tenant's place in the customer service."
 )
+CUSTOMER_QUOTA = Topic(
+    "customer.quota.v1", "customer", "tenant_id", "How much of its quota of customers a tenant uses.", public=True
+)
 BILLING_WORKSPACE = Topic("billing.workspace.v1", "billing", "tenant_id", "A tenant's place in the billing service.")
 BILLING_ACCOUNT = Topic("billing.account.v1", "billing", "account_id", "Billing accounts.", public=True)
 BILLING_PLAN = Topic("billing.plan.v1", "billing", "plan_id", "Plans that can be subscribed to.", public=True)
@@ -145,6 +148,7 @@ ALL: tuple[Topic, ...] = (
     CUSTOMER,
     CUSTOMER_SNAPSHOT,
     CUSTOMER_WORKSPACE,
+    CUSTOMER_QUOTA,
     BILLING_WORKSPACE,
     BILLING_ACCOUNT,
     BILLING_PLAN,

@@ -5,7 +5,7 @@ from functools import partial
 from chassis.service import Microservice
 from chassis.worker import Worker
 from services.customer.api import customers, imports
-from services.customer.consumers import departures, snapshots, workspaces
+from services.customer.consumers import departures, quotas, snapshots, workspaces
 from services.customer.use_cases.run_import import run_import
 
 MICROSERVICE = Microservice(
@@ -15,6 +15,7 @@ MICROSERVICE = Microservice(
     streams=["/api/v1/customers/imports"],
     subscriptions=lambda service: [
         workspaces.subscription(service),
+        quotas.subscription(service),
         snapshots.SNAPSHOTS.subscription(service),
         departures.subscription(service),
     ],

@@ -45,12 +45,14 @@ _TENANT = {
     "TenantSuspended",
     "TenantMaintenanceStarted",
     "TenantResumed",
+    "UserQuotaThresholdReached",
 }
 _CUSTOMER = {"CustomerCreated", "CustomerUpdated", "CustomerTerminated"}
 _SUBSCRIPTION = {"SubscriptionActivated", "SubscriptionCancelled"}
 FEED = {
     "tenant.tenant.v1": _TENANT,
     "customer.customer.v1": _CUSTOMER,
+    "customer.quota.v1": {"CustomerQuotaThresholdReached"},
     "billing.account.v1": {"BillingAccountOpened", "BillingAccountUpdated", "BillingAccountClosed"},
     "billing.plan.v1": {"PlanPublished", "PlanChanged"},
     "billing.subscription.v1": _SUBSCRIPTION,
@@ -77,6 +79,7 @@ HANDLED = {
         },
     ),
     "customer": (("provisioning.deployment.v1",), {"WorkspaceRequested", "WorkspaceRemovalRequested"}),
+    "customer-quotas": (("tenant.tenant-snapshot.v1",), {"TenantSnapshot"}),
     "billing-workspaces": (("provisioning.deployment.v1",), {"WorkspaceRequested", "WorkspaceRemovalRequested"}),
     "billing-customers": (("customer.customer.v1",), _CUSTOMER),
     "provisioning": (

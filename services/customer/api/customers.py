@@ -17,6 +17,7 @@ from chassis.security.principals import Principal
 from services.customer.api.models import (
     CustomerChange,
     CustomerData,
+    CustomerQuota,
     CustomerView,
     Summary,
     Termination,
@@ -142,8 +143,10 @@ async def get_workspace(service: CurrentService, who: Reader) -> Response:
     """Read the tenant's workspace."""
     async with service.db.for_tenant(who.tenant_id) as tx:
         row = await tx.fetchrow(
-            "select tenant_id, name, country, time_zone, created_at from workspace where removed_at is null"
+            "select w.*, q.most, q.used from workspace w left join customer_quota q using (tenant_id)"
+            " where removed_at is null"
         )
     if row is None:
         raise NotFound("workspace of", who.tenant_id)
-    return json(WorkspaceView(**dict(row)))
+    quota = CustomerQuota(limit=row["most"], used=row["used"]) if row["used"] is not None else None
+    return json(WorkspaceView(**row, customer_quota=quota))

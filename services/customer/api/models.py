@@ -92,6 +92,13 @@ class RejectionView(BaseModel):
     row: Any
 
 
+class CustomerQuota(BaseModel):
+    """How many active customers the tenant's plan allows, without a limit if null, and how many there are."""
+
+    limit: int | None
+    used: int
+
+
 class WorkspaceView(BaseModel):
     """The tenant's place in the customer service."""
 
@@ -100,3 +107,4 @@ class WorkspaceView(BaseModel):
     country: str
     time_zone: str
     created_at: datetime
+    customer_quota: CustomerQuota | None = Field(description="Null until the plan is known.")

@@ -13,6 +13,7 @@ from dotmac_contracts.customer import CustomerCreated, CustomerUpdated
 from services.customer import metrics
 from services.customer.domain.customer import FIELDS, Invalid, clean
 from services.customer.tables import COLUMNS, Row, insert_customers, update_customers
+from services.customer.use_cases.count_customers import count, lock_usage
 
 Rejection = tuple[int, str, Any]
 
@@ -92,13 +93,17 @@ async def _apply(tx: Transaction, service: Service, tenant_id: UUID, import_id: 
             rejections.append((number, str(error), row))
     candidates = await _without_repeats(tx, tenant_id, import_id, candidates, rejections)
     existing = await _lock_existing(tx, tenant_id, candidates)
+    usage = await lock_usage(tx, tenant_id)
     created: list[Row] = []
     updated: list[Row] = []
-    unchanged = 0
+    unchanged = added = 0
     outgoing: list[Outgoing] = []
     for number, fields, row in candidates:
         known = existing.get(fields["external_reference"])
-        if known is None:
+        if known is None and fields["status"] == "active" and not usage.has_room(added):
+            rejections.append((number, f"quota-exceeded: the plan allows {usage.limit:,} customers", row))
+        elif known is None:
+            added += fields["status"] == "active"
             customer_id = new_id()
             created.append((customer_id, 1, fields))
             outgoing.append(Outgoing(CustomerCreated(customer_id=customer_id, tenant_id=tenant_id, **fields), 1))
@@ -108,9 +113,12 @@ async def _apply(tx: Transaction, service: Service, tenant_id: UUID, import_id: 
             rejections.append((number, "the customer is terminated and can't be changed", row))
         else:
             customer_id, version = known["customer_id"], known["version"] + 1
+            added -= fields["status"] == "terminated"
             updated.append((customer_id, version, fields))
             event = CustomerUpdated(customer_id=customer_id, tenant_id=tenant_id, **fields)
             outgoing.append(Outgoing(event, version))
+    if added:
+        outgoing += await count(tx, tenant_id, added)
     await insert_customers(tx, tenant_id, created)
     await update_customers(tx, tenant_id, updated)
     for status in ("active", "terminated"):

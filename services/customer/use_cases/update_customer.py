@@ -15,6 +15,7 @@ from dotmac_contracts.customer import CustomerTerminated, CustomerUpdated
 from services.customer import metrics
 from services.customer.domain.customer import FIELDS, clean
 from services.customer.tables import lock_customer, update_customers
+from services.customer.use_cases.count_customers import count
 
 
 async def update_customer(
@@ -53,9 +54,10 @@ async def terminate_customer(
     version = row["version"] + 1
     fields = {**{name: row[name] for name in FIELDS}, "status": "terminated"}
     await update_customers(tx, tenant_id, [(customer_id, version, fields)])
+    told = await count(tx, tenant_id, -1)
     metrics.terminated(tx)
     event = CustomerTerminated(
         customer_id=customer_id, tenant_id=tenant_id, terminated_at=service.clock.now(), reason=reason
     )
-    await publish(tx, [Outgoing(event, version)], source=service.source, clock=service.clock)
+    await publish(tx, [Outgoing(event, version), *told], source=service.source, clock=service.clock)
     return await lock_customer(tx, tenant_id, customer_id)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictBool
 
 from chassis.http.fields import PLAIN, Country, Currency, Email, ShortText, Text, TimeZone, Whole, only_a_number
 from chassis.http.models import RowView, Strict
+from services.tenant.domain.plans import PlanCode
 from services.tenant.domain.tenant import Operation
 from services.tenant.use_cases.invite import Invitation
 
@@ -18,7 +19,7 @@ class TenantRegistration(Strict):
     name: Text
     slug: Slug
     contact_email: Email
-    plan: Text
+    plan: PlanCode
     currency: Currency
     country: Country
     time_zone: TimeZone
@@ -27,7 +28,7 @@ class TenantRegistration(Strict):
 class TenantChange(Strict):
     name: Text | None = None
     contact_email: Email | None = None
-    plan: Text | None = None
+    plan: PlanCode | None = None
     country: Country | None = None
     time_zone: TimeZone | None = None
 
@@ -52,6 +53,21 @@ class TenantView(RowView):
     version: int
     created_at: datetime
     updated_at: datetime
+
+
+class PlanView(BaseModel):
+    """A plan that a tenant can be on; of what is null, it allows as much as one likes."""
+
+    code: PlanCode
+    customers: int | None = Field(description="Active customers at most.")
+    users: int | None = Field(description="Users at most.")
+    api_calls_a_minute: int | None = Field(description="Requests of all its users together, at most.")
+
+
+class Plans(BaseModel):
+    """The platform's plans."""
+
+    items: list[PlanView]
 
 
 class DeploymentOrder(Strict):
@@ -341,7 +357,7 @@ class Approval(Strict):
     """What is to be otherwise than was asked for."""
 
     slug: Slug | None = None
-    plan: Text | None = None
+    plan: PlanCode | None = None
 
 
 class Rejection(Strict):

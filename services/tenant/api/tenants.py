@@ -1,5 +1,6 @@
 """Tenants and their deployments."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -21,11 +22,14 @@ from services.tenant.api.models import (
     DeploymentOrder,
     InvitationView,
     OperationOrder,
+    Plans,
+    PlanView,
     TenantChange,
     TenantRegistration,
     TenantView,
     TransitionView,
 )
+from services.tenant.domain.plans import PLANS
 from services.tenant.domain.tenant import Profile, Refused, Status
 from services.tenant.tables import TENANT_COLUMNS
 from services.tenant.use_cases.invite import invite_administrator
@@ -79,6 +83,12 @@ async def list_tenants(
         )
     page, next_cursor = paginate(rows, limit, lambda row: [row["tenant_id"]])
     return json(Page[TenantView](items=[TenantView.of(row) for row in page], next_cursor=next_cursor))
+
+
+@router.get("/tenants/plans", response_model=Plans)
+async def list_tenant_plans(who: Reader) -> Response:
+    """List the plans that a tenant can be on, and what each allows."""
+    return json(Plans(items=[PlanView(code=code, **asdict(quotas)) for code, quotas in PLANS.items()]))
 
 
 @router.get("/tenants/{tenant_id}", response_model=TenantView)

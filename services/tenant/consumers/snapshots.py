@@ -1,10 +1,13 @@
 """Tells of tenants as they are now. Of one that has left, only the platform itself keeps a record."""
 
+from dataclasses import asdict
 from typing import Any
 
 from chassis.messaging.snapshots import Snapshots
 from dotmac_contracts import topics
+from dotmac_contracts.quota import Quotas
 from dotmac_contracts.tenant import TenantSnapshot, TenantSnapshotRemoved
+from services.tenant.domain.plans import quotas_of
 from services.tenant.domain.tenant import Status
 from services.tenant.tables import TENANT_COLUMNS
 
@@ -12,7 +15,7 @@ from services.tenant.tables import TENANT_COLUMNS
 def _snapshot(row: Any) -> TenantSnapshot | TenantSnapshotRemoved:
     if row["status"] == Status.DEPROVISIONED:
         return TenantSnapshotRemoved(tenant_id=row["tenant_id"])
-    return TenantSnapshot(**row)
+    return TenantSnapshot(**row, quotas=Quotas(**asdict(quotas_of(row["plan"]))))
 
 
 SNAPSHOTS = Snapshots(topics.TENANT, f"select {TENANT_COLUMNS} from tenant", _snapshot, TenantSnapshotRemoved)

@@ -18,8 +18,9 @@ from chassis.service import Service
 from dotmac_contracts.tenant import InvitationAccepted, UserInvited
 from services.tenant.digests import digest, new_token
 from services.tenant.passwords import hash_password
-from services.tenant.tables import lock_user, next_version
+from services.tenant.tables import lock_tenant, lock_user, next_version
 from services.tenant.use_cases.authorize import may_give, not_more_than_own, scopes_in
+from services.tenant.use_cases.count_users import user_added
 
 _LIFETIME = timedelta(days=7)
 
@@ -49,9 +50,13 @@ async def invite_administrator(tx: Transaction, service: Service, who: Principal
 async def invite_user(
     tx: Transaction, service: Service, who: Principal, email: str, roles: Collection[str]
 ) -> Invitation:
-    """Create a user of the caller's tenant who has no password yet, or invite such a one anew, with these roles."""
+    """Create a user of the caller's tenant who has no password yet, or invite such a one anew, with these roles.
+
+    Problem 409 if the plan allows no more users.
+    """
     wanted = sorted(set(roles))
     await may_give(tx, who, wanted)
+    tenant = await lock_tenant(tx, who.tenant_id)  # who invites somebody new takes turns, to count them
     created = await tx.fetchval(
         "insert into app_user (tenant_id, user_id, email, roles, version) values ($1, $2, $3, $4, 0)"
         " on conflict (tenant_id, email_lc) do nothing returning true",
@@ -65,7 +70,9 @@ async def invite_user(
     )
     if user is None:
         raise Conflict("user-deleted", "The user was deleted meanwhile: try again.")
-    if not created:
+    if created:
+        await user_added(tx, service, tenant)
+    else:
         not_more_than_own(who, await scopes_in(tx, who.tenant_id, user["roles"]))
         if user["password_hash"] is None:
             await tx.execute(

@@ -13,6 +13,7 @@ from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.tenant import TenantUpdated
 from services.tenant.tables import lock_tenant, save_tenant
+from services.tenant.use_cases.count_users import plan_changed
 
 
 async def update_tenant(
@@ -24,8 +25,11 @@ async def update_tenant(
         raise NotFound("tenant", tenant_id)
     require_match(request, tenant.version)
     updated = tenant.update(replace(tenant.profile, **changes))
-    row = await save_tenant(tx, updated)
+    outgoing: list[Outgoing] = []
     if updated.version != tenant.version:
-        event = TenantUpdated(tenant_id=tenant_id, **asdict(updated.profile))
-        await publish(tx, [Outgoing(event, updated.version)], source=service.source, clock=service.clock)
+        outgoing.append(Outgoing(TenantUpdated(tenant_id=tenant_id, **asdict(updated.profile)), updated.version))
+        updated, told = await plan_changed(tx, tenant, updated)
+        outgoing += told
+    row = await save_tenant(tx, updated)
+    await publish(tx, outgoing, source=service.source, clock=service.clock)
     return row

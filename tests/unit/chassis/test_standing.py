@@ -10,6 +10,7 @@ from chassis.security.principals import Principal
 from chassis.security.scopes import PLATFORM_ROLES, TENANT_ROLES
 from chassis.security.standing import CLOSED, ENTER, Standings, TenantClosed, require_open
 from dotmac_contracts.envelope import Envelope
+from dotmac_contracts.quota import Quotas
 from dotmac_contracts.tenant import TenantResumed, TenantSnapshot, TenantSnapshotRemoved
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -20,7 +21,9 @@ def principal(tenant_id: UUID = TENANT, *scopes: str) -> Principal:
     return Principal("somebody", tenant_id, frozenset(scopes), (), "1", NOW, NOW)
 
 
-def told(standings: Standings, status: str, version: int, tenant_id: UUID = TENANT) -> None:
+def told(
+    standings: Standings, status: str, version: int, tenant_id: UUID = TENANT, quotas: Quotas | None = None
+) -> None:
     event = TenantSnapshot(
         tenant_id=tenant_id,
         name="Acme",
@@ -33,6 +36,7 @@ def told(standings: Standings, status: str, version: int, tenant_id: UUID = TENA
         status=status,
         created_at=NOW,
         updated_at=NOW,
+        quotas=quotas,
     )
     key = str(tenant_id)
     standings.hear(Envelope(uuid4(), "/services/tenant", event.TYPE, NOW, key, tenant_id, version), event)
