@@ -33,6 +33,7 @@ ANY_TOKEN = {
     ("GET", f"{V1}/auth/second-factor"),
     ("POST", f"{V1}/auth/second-factor"),
     ("POST", f"{V1}/auth/second-factor/confirm"),
+    ("POST", f"{V1}/auth/second-factor/recovery-codes"),
     ("POST", f"{V1}/auth/second-factor/remove"),
     ("GET", f"{V1}/sessions"),
     ("DELETE", f"{V1}/sessions/{{session_id}}"),
