@@ -102,7 +102,7 @@ def drifts(record: Record | None, seen: Seen, refusal: str | None) -> dict[Kind,
     wanted = expected(record)
     if wanted is not None:
         found[Kind.STATUS_DIFFERS] = _status(record, seen, wanted)
-    if seen.refused_as is not None and seen.status != "deprovisioned":  # of one that left nothing need be known
+    if seen.refused_as is not None:
         as_it_is = seen.refused_as == (refusal or "")
         said = f"refuses its users as {seen.refused_as}" if seen.refused_as else "lets its users in"
         detail = f"the gateway {said}, and the tenant is {seen.status}"

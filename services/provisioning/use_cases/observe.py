@@ -44,9 +44,10 @@ async def seen(settings: Settings, page: list[dict[str, Any]], with_administrato
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def look(tenant: dict[str, Any]) -> Seen:
-        tenant_id = UUID(tenant["id"])
+        tenant_id, refused_as = UUID(tenant["id"]), None
         async with turns:
-            refused_as = await pooled.standing(settings, tenant_id)
+            if tenant["status"] != "deprovisioned":  # of one that has left nobody need know for long
+                refused_as = await pooled.standing(settings, tenant_id)
             there = await pooled.workspaces(settings, tenant_id)
         deployment = tenant["deployment_id"]
         return Seen(
