@@ -41,10 +41,10 @@ async def mortal(stack: Stack, file: Path) -> AsyncIterator[None]:
         await stack.start_service("provisioning")
 
 
-def arm(file: Path, point: str, passage: int) -> None:
-    """Have it end at this passage of this point."""
+def arm(file: Path, point: str, passage: int, since: tuple[str, int] | None = None) -> None:
+    """Have it end at this passage of this point, counted once an event was told so often."""
     part = file.with_suffix(".part")
-    part.write_text(json.dumps({"point": point, "passage": passage, "mark": secrets.token_hex(4)}))
+    part.write_text(json.dumps({"point": point, "passage": passage, "since": since, "mark": secrets.token_hex(4)}))
     part.replace(file)
 
 
@@ -55,5 +55,8 @@ async def crashed(stack: Stack, file: Path, before: int | None) -> None:
         left = await asyncio.to_thread(file.exists)
         return not left and stack.children["provisioning"].pid not in (None, before)
 
-    await eventually(again)
+    try:
+        await eventually(again)
+    finally:
+        await asyncio.to_thread(file.unlink, missing_ok=True)  # where it was not passed, it is none of the next test's
     await stack.wait_ready("provisioning")

@@ -2,7 +2,8 @@
 
 `python -m tests.chaos.instrumented customer`, in its environment:
   CRASH_FILE         when this file is there, `{"point": "before send", "passage": 3, "mark": "…"}`, the process takes
-                     it away and ends by SIGKILL at that passage of that point
+                     it away and ends by SIGKILL at that passage of that point; with `"since": ["Event", 2]` passages
+                     count once that event went into the outbox so often, first of all that transaction's own
   LEADS_REGARDLESS   set, its relay takes itself for the leader, whoever else leads
 The service's code knows nothing of it: what is wrapped are the drivers that it talks through.
 """
@@ -38,17 +39,32 @@ POINTS = tuple(f"{when} {step}" for step in _STEPS for when in ("before", "after
 _PRODUCE = 0  # the key of the request, in Kafka's protocol
 _FILE = Path(os.environ.get("CRASH_FILE", os.devnull))
 _passages: Counter[str] = Counter()
+_told: Counter[str] = Counter()
+"""Events that went into the outbox of which a file asks, by its mark."""
 _written: "WeakKeyDictionary[Any, set[str]]" = WeakKeyDictionary()
 """Of each connection: which of outbox and inbox its transaction has written to."""
 
 
+def _wanted() -> Any:
+    try:
+        return json.loads(_FILE.read_text() or "null")
+    except FileNotFoundError:
+        return None
+
+
+def _note_events(args: tuple[Any, ...]) -> None:
+    """Count what a statement puts into the outbox, if the file asks for it."""
+    wanted = _wanted()
+    if wanted is not None and wanted.get("since") and f".{wanted['since'][0]}" in str(args):
+        _told[wanted["mark"]] += 1
+
+
 def passing(point: str) -> None:
     """End this process, as SIGKILL does, if this is the passage that the file asks for."""
-    try:
-        wanted = json.loads(_FILE.read_text() or "null")
-    except FileNotFoundError:
-        return
+    wanted = _wanted()
     if wanted is None or wanted["point"] != point:
+        return
+    if wanted.get("since") and _told[wanted["mark"]] < wanted["since"][1]:
         return
     _passages[wanted["mark"]] += 1
     if _passages[wanted["mark"]] == wanted["passage"]:
@@ -83,6 +99,8 @@ def _watch_statements() -> None:
             steps = _steps_of(connection, sql.lower())
             for step in steps:
                 passing(f"before {step}")
+            if "insert into outbox" in sql.lower():
+                _note_events(args)
             result = await method(connection, sql, *args, **options)
             for step in steps:
                 passing(f"after {step}")
