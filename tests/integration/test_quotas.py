@@ -2,16 +2,24 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from chassis.ids import new_id
+from chassis.messaging.subscription import Received
 from deploy.stack.stack import Stack
+from dotmac_contracts.envelope import Envelope
+from dotmac_contracts.quota import Quotas
+from dotmac_contracts.tenant import TenantSnapshot
+from services.customer.use_cases.count_customers import keep_quotas
 from services.tenant.domain.plans import PLANS, PlanCode
 from tests.api import Answer, Api, eventually
-from tests.conftest import Tenant, deploy
+from tests.conftest import Tenant, deploy, registration
 from tests.integration.test_flow import imported
-from tests.integration.test_snapshots import asked, published
+from tests.integration.test_snapshots import asked, customer_service, published
 from tests.integration.test_users import invited
 
 V1 = "/api/v1"
@@ -136,6 +144,42 @@ async def test_many_at_once_get_exactly_what_is_left(stack: Stack, starter: Tena
     assert await used(starter) == (limit, limit)
     events = await told(stack, "customer", "CustomerQuotaThresholdReached", starter.id)
     assert [percent for percent, _, _ in events] == [80, 100, 100]
+
+
+async def test_a_plan_told_late_changes_nothing_and_each_telling_counts_anew(
+    stack: Stack, public: Api, platform: Api
+) -> None:
+    isp = await deploy(public, platform)
+    await known(isp, PLANS[PlanCode.STANDARD].customers)
+    tenant_id = UUID(isp.id)
+
+    async def hear(version: int, quotas: Quotas | None) -> None:
+        now = datetime.now(UTC)
+        facts = {**registration(), "tenant_id": tenant_id, "status": "active", "created_at": now, "updated_at": now}
+        event = TenantSnapshot(**facts, quotas=quotas)
+        envelope = Envelope(new_id(), "/services/test", event.TYPE, now, event.key, tenant_id, version)
+        async with customer_service(stack) as service, service.consumer_db.for_tenants([tenant_id]) as tx:
+            await keep_quotas(tx, service, [Received(envelope, event)])
+
+    # A tenant from before customers were counted: those that are there count with the next one.
+    for _ in range(2):
+        (await added(isp)).expect(201)
+    await asked(stack, "customer", "delete from customer_quota where tenant_id = $1", isp.id)
+    (await added(isp)).expect(201)
+    assert await used(isp) == (3, 3)
+    await hear(100, Quotas(customers=4))
+    await hear(99, Quotas(customers=9))
+    await hear(101, None)  # by a service that knows of no quotas
+    await known(isp, 4)
+    (await added(isp)).expect(201)
+    (await added(isp)).problem(409, "quota-exceeded")
+    # Whoever did not count, as a version from before, is put right; a plan may be told anew with other quotas.
+    await asked(stack, "customer", "update customer_quota set used = 1 where tenant_id = $1", isp.id)
+    await hear(100, Quotas(customers=5))
+    await known(isp, 5)
+    assert await used(isp) == (4, 4)
+    (await added(isp)).expect(201)
+    (await added(isp)).problem(409, "quota-exceeded")
 
 
 async def test_the_platforms_plans_are_listed_and_a_tenant_has_one_of_them(platform: Api, tenant: Tenant) -> None:
