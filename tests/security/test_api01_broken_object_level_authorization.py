@@ -14,7 +14,7 @@ from tests.conftest import PASSWORD, Tenant, sign_in
 from tests.integration.test_flow import imported
 
 V1 = "/api/v1"
-SCANNED = ("customer_import", "billing_run", "deployment", "webhook_queue", "webhook_delivery")
+SCANNED = ("customer_import", "billing_run", "deployment", "drift", "webhook_queue", "webhook_delivery")
 """Tables in which workers look for work across tenants."""
 NOT_READ = ("audit_state",)
 NOT_WRITTEN = ("audit_entry", *NOT_READ)

@@ -107,7 +107,7 @@ async def test_no_address_in_data_is_called(tenant: Tenant, platform: Api, canar
     rows = f"name,city\n{url},{url}\n=HYPERLINK({url}),x\n"
     headers = {"Content-Type": "text/csv"}
     (await tenant.api.send("POST", f"{V1}/customers/imports", raw=rows.encode(), headers=headers)).expect(202)
-    created = (await platform.send("POST", f"{V1}/tenants", registration(name=url, plan=url))).expect(201)
+    created = (await platform.send("POST", f"{V1}/tenants", registration(name=url))).expect(201)
     (await platform.send("POST", f"{V1}/tenants/{created['id']}/deployments")).expect(202)
 
     async def ended() -> bool:
