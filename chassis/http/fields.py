@@ -1,7 +1,7 @@
 """Types of fields that requests of every service share, each as exact in the document as in what it accepts."""
 
 import re
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any
 from zoneinfo import available_timezones
 
@@ -59,8 +59,16 @@ def _only_a_moment(value: Any) -> Any:
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_only_a_moment)]
-"""A date with its time and offset as RFC 3339 writes it, and no number of seconds."""
+def in_utc(moment: datetime) -> datetime:
+    """Return a moment in UTC; ValueError if it is before the first year there, or after the last."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("before the first year, or after the last") from None
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_only_a_moment), AfterValidator(in_utc)]
+"""A date with its time and offset as RFC 3339 writes it, and no number of seconds; in UTC from here on."""
 
 Country = Annotated[
     str, StringConstraints(min_length=2, max_length=2, pattern="^[A-Z]{2}$"), Field(description="ISO 3166-1 alpha-2")

@@ -24,17 +24,22 @@ async def list_page(
     limit: int,
     cursor: str | None,
     filters: dict[str, Any],
+    *,
+    everywhere: bool = False,
 ) -> Response:
-    """Answer with a page of a table. `filters` maps columns, never the caller's text, to values or None."""
+    """Answer with a page of a table. `filters` maps columns, never the caller's text, to values or None.
+
+    everywhere: not the caller's tenant alone, but all that row-level security shows: to the platform, every tenant's.
+    """
     after = decode_cursor(cursor, UUID)
-    given = {f"{column} =": value for column, value in filters.items() if value is not None}
+    wanted = filters if everywhere else {"tenant_id": who.tenant_id, **filters}
+    given = {f"{column} =": value for column, value in wanted.items() if value is not None}
     if after:
         given[f"{key} >"] = after[0]
-    conditions = [f"{column} ${index}" for index, column in enumerate(given, 3)]
-    where = " and ".join(["tenant_id = $1", *conditions])
+    where = " and ".join(f"{column} ${index}" for index, column in enumerate(given, 2)) or "true"
     async with service.db.for_tenant(who.tenant_id) as tx:
         rows = await tx.fetch(
-            f"select * from {table} where {where} order by {key} limit $2", who.tenant_id, limit + 1, *given.values()
+            f"select * from {table} where {where} order by {key} limit $1", limit + 1, *given.values()
         )
     page, next_cursor = paginate(rows, limit, lambda row: [row[key]])
     return json(Page[Any](items=[view(row) for row in page], next_cursor=next_cursor))

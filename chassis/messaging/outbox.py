@@ -26,17 +26,18 @@ class Outgoing:
 
 
 _COLUMNS = ("event_id", "topic", "key", "tenant_id", "headers", "value")
+_INTO = f"insert into outbox ({', '.join(_COLUMNS)})"
 _INSERT = f"""
-insert into outbox ({", ".join(_COLUMNS)})
+{_INTO}
 select * from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::json[], $6::bytea[])
 """
 
 # An id, a key and a version each; the rest they have in common.
-_BURY = """
-insert into outbox (event_id, topic, key, tenant_id, headers, value)
+_BURY = f"""
+{_INTO}
 select id, $1, key, $2, ($3::jsonb || jsonb_build_object(
     'ce_id', id, 'ce_subject', key, 'ce_partitionkey', key, 'ce_aggregateversion', version::text))::json, null
-from (select uuidv7() as id, gone.* from ({}) as gone) as g
+from (select uuidv7() as id, gone.* from ({{}}) as gone) as g
 """
 
 _TURN = 100
@@ -54,12 +55,12 @@ class Prepared:
 
 async def prepare(outgoing: Sequence[Outgoing], *, source: str, clock: Clock) -> Prepared:
     """Encode events, which is a bulk's larger part of publishing and needs no database."""
-    creation, now, actor = Creation(), clock.now(), current()
+    creation, now = Creation(), clock.now()
     rows: list[tuple[object, ...]] = []
     for item in outgoing:
         if rows and len(rows) % _TURN == 0:
             await asyncio.sleep(0)  # whoever shares the process has its turn
-        event, envelope = item.event, _envelope(item, source, creation, now, actor)
+        event, envelope = item.event, _envelope(item, source, creation, now)
         value = event.as_value()
         key, tenant = envelope.partitionkey, envelope.tenantid
         rows.append((envelope.id, event.TOPIC.name, key, tenant, headers_of(envelope), value))
@@ -92,7 +93,7 @@ async def publish_tombstones(
     gone: a query of `key` and `version` by the tenant, $2. cause: what asked for it; its tenant is theirs.
     """
     tenant = cause.tenantid
-    common = _envelope(Outgoing(kind.of(tenant, tenant), 0, cause), source, Creation(), clock.now(), Actor.of(cause))
+    common = _envelope(Outgoing(kind.of(tenant, tenant), 0, cause), source, Creation(), clock.now())
     if common.traceparent is not None:  # they are many, of one cause
         common = common._replace(traceparent=traces.unsampled(common.traceparent))
     tag = await tx.execute(_BURY.format(gone), kind.TOPIC.name, tenant, headers_of(common))
@@ -102,10 +103,9 @@ async def publish_tombstones(
         tx.after_commit(lambda: metrics.PUBLISHED.labels(metrics.label(kind)).inc(count))
 
 
-def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime, actor: Actor) -> Envelope:
+def _envelope(item: Outgoing, source: str, creation: Creation, now: datetime) -> Envelope:
     cause, event, event_id = item.cause, item.event, new_id()
-    if cause is not None:
-        actor = Actor.of(cause)
+    actor = Actor.of(cause) if cause else current()
     key = event.key
     return Envelope(
         id=event_id,

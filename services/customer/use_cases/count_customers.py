@@ -13,10 +13,9 @@ from chassis.departure import departed
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.messaging.subscription import Received
 from chassis.persistence.database import Transaction
-from chassis.quotas import QuotaExceeded, Usage, crossed
+from chassis.quotas import QuotaExceeded, Usage, reached
 from chassis.service import Service
 from dotmac_contracts.customer import CustomerQuotaThresholdReached
-from dotmac_contracts.envelope import Envelope
 from dotmac_contracts.tenant import TenantSnapshot
 
 QUOTA = "customers"
@@ -32,7 +31,7 @@ async def count(tx: Transaction, tenant_id: UUID, by: int) -> list[Outgoing]:
     before = Usage(row["most"], row["used"] - by)
     if by > 0 and after.limit is not None and after.used > after.limit:
         raise QuotaExceeded(QUOTA, before)
-    told = _told(tenant_id, before, after, row["version"])
+    told = reached(CustomerQuotaThresholdReached, tenant_id, before, after, row["version"])
     if told:
         await tx.execute("update customer_quota set version = version + $2 where tenant_id = $1", tenant_id, len(told))
     return told
@@ -71,7 +70,8 @@ async def keep_quotas(tx: Transaction, service: Service, received: Sequence[Rece
         if item.envelope.aggregateversion < row["tenant_version"] or item.event.quotas is None:
             continue
         after = Usage(item.event.quotas.customers, active.get(tenant_id, 0))
-        told = _told(tenant_id, Usage(row["most"], row["used"]), after, row["version"], item.envelope)
+        before = Usage(row["most"], row["used"])
+        told = reached(CustomerQuotaThresholdReached, tenant_id, before, after, row["version"], item.envelope)
         outgoing += told
         kept.append((tenant_id, *after, row["version"] + len(told), item.envelope.aggregateversion))
     await tx.execute(
@@ -94,16 +94,3 @@ async def _add(tx: Transaction, tenant_id: UUID, by: int) -> Any:
         )
         row = await tx.fetchrow(statement, tenant_id, by)
     return row
-
-
-def _told(tenant_id: UUID, before: Usage, after: Usage, version: int, cause: Envelope | None = None) -> list[Outgoing]:
-    return [
-        Outgoing(
-            CustomerQuotaThresholdReached(
-                tenant_id=tenant_id, percent=percent, limit=after.limit or 0, used=after.used
-            ),
-            version + number,
-            cause,
-        )
-        for number, percent in enumerate(crossed(before, after), 1)
-    ]

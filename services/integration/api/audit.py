@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -13,9 +13,8 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response, StreamingResponse
 
 from chassis.http.dependencies import CurrentService, require
-from chassis.http.fields import PLAIN, Moment
+from chassis.http.fields import PLAIN, Moment, in_utc
 from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
-from chassis.http.problem import Unprocessable
 from chassis.http.responses import json
 from chassis.security.principals import Principal
 from services.integration.api.models import AuditAction, AuditEntryView, AuditResourceType
@@ -45,26 +44,16 @@ def _search(
         action,
         resource_type,
         str(resource_id) if resource_id else None,
-        _in_utc(since),
-        _in_utc(until),
+        since,
+        until,
     )
 
 
 Wanted = Annotated[Search, Depends(_search)]
 
 
-def _in_utc(moment: datetime | None) -> datetime | None:
-    try:
-        return moment.astimezone(UTC) if moment else None
-    except OverflowError:
-        raise Unprocessable("no-such-moment", "That moment is before the first year, or after the last.") from None
-
-
 def _moment(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError(str(error)) from error
+    return in_utc(datetime.fromisoformat(text))
 
 
 @router.get("/audit-entries", response_model=Page[AuditEntryView])

@@ -1,5 +1,6 @@
 """Shapes of requests and answers."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -17,17 +18,20 @@ from services.integration.consumers.events import PUBLIC_EVENTS
 _URL = r"^https?://[A-Za-z0-9._~:/?@!$&'()*+,;=%\[\]-]+$"
 
 
-def _known(name: str) -> str:
-    if name not in PUBLIC_EVENTS:
-        raise ValueError("not a type of event that other systems are told of")
-    return name
+def _one_of(names: Collection[str], otherwise: str) -> AfterValidator:
+    def known(name: str) -> str:
+        if name not in names:
+            raise ValueError(otherwise)
+        return name
+
+    return AfterValidator(known)
 
 
 EventType = TypeAliasType(
     "EventType",
     Annotated[
         str,
-        AfterValidator(_known),
+        _one_of(PUBLIC_EVENTS, "not a type of event that other systems are told of"),
         Field(
             description="A type of event; each is described at /docs/events.",
             json_schema_extra={"enum": list(PUBLIC_EVENTS)},
@@ -143,17 +147,11 @@ class DeliveryDetail(DeliveryView):
     event: dict[str, Any] = Field(description="The CloudEvent that is sent.")
 
 
-def _audited(name: str) -> str:
-    if name not in AUDITED_EVENTS:
-        raise ValueError("not a type of event")
-    return name
-
-
 AuditAction = TypeAliasType(
     "AuditAction",
     Annotated[
         str,
-        AfterValidator(_audited),
+        _one_of(AUDITED_EVENTS, "not a type of event"),
         Field(
             description="What was done: a type of event.",
             json_schema_extra={"enum": list(AUDITED_EVENTS)},
@@ -163,17 +161,11 @@ AuditAction = TypeAliasType(
 )
 
 
-def _resource_type(name: str) -> str:
-    if name not in RESOURCE_TYPES:
-        raise ValueError("not a type of what can be changed")
-    return name
-
-
 AuditResourceType = TypeAliasType(
     "AuditResourceType",
     Annotated[
         str,
-        AfterValidator(_resource_type),
+        _one_of(RESOURCE_TYPES, "not a type of what can be changed"),
         Field(
             description="What kind of thing was changed.",
             json_schema_extra={"enum": RESOURCE_TYPES},

@@ -12,8 +12,9 @@ from starlette.responses import Response
 from chassis.http.dependencies import CurrentService, require
 from chassis.http.fields import Text
 from chassis.http.idempotency import idempotent
+from chassis.http.listing import list_page
 from chassis.http.models import RowView, Strict
-from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
+from chassis.http.pagination import Cursor, Limit, Page
 from chassis.http.problem import NotFound
 from chassis.http.responses import json
 from chassis.ids import made_at
@@ -103,19 +104,8 @@ async def list_deployments(
     status: Annotated[str | None, Query(pattern="^(queued|waiting|running|compensating|succeeded|failed)$")] = None,
 ) -> Response:
     """List deployments, in the order in which they were asked for."""
-    after = decode_cursor(cursor, UUID)
-    async with service.db.for_tenant(who.tenant_id) as tx:
-        rows = await tx.fetch(
-            f"select {COLUMNS} from deployment where ($1::uuid is null or deployment_id > $1)"
-            " and ($2::uuid is null or tenant_id = $2) and ($3::text is null or status = $3)"
-            " order by deployment_id limit $4",
-            after[0] if after else None,
-            tenant_id,
-            status,
-            limit + 1,
-        )
-    page, next_cursor = paginate(rows, limit, lambda row: [row["deployment_id"]])
-    return json(Page[DeploymentView](items=[DeploymentView.of(row) for row in page], next_cursor=next_cursor))
+    filters, view = {"tenant_id": tenant_id, "status": status}, DeploymentView.of
+    return await list_page(service, who, "deployment", "deployment_id", view, limit, cursor, filters, everywhere=True)
 
 
 @router.get("/plan", response_model=PlanView)

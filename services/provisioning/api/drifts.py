@@ -9,9 +9,9 @@ from pydantic import Field
 from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService
+from chassis.http.listing import list_page
 from chassis.http.models import RowView
-from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
-from chassis.http.responses import json
+from chassis.http.pagination import Cursor, Limit, Page
 from services.provisioning.api.deployments import Reader
 from services.provisioning.domain.drift import Kind
 
@@ -48,17 +48,5 @@ async def list_drifts(
     resolved: Annotated[bool | None, Query(description="Only those that are resolved, or that are not.")] = None,
 ) -> Response:
     """List what was found not to be as deployments had left it, in the order in which it was found."""
-    after = decode_cursor(cursor, UUID)
-    async with service.db.for_tenant(who.tenant_id) as tx:
-        rows = await tx.fetch(
-            "select * from drift where ($1::uuid is null or drift_id > $1) and ($2::uuid is null or tenant_id = $2)"
-            " and ($3::text is null or kind = $3) and ($4::bool is null or (resolved_at is not null) = $4)"
-            " order by drift_id limit $5",
-            after[0] if after else None,
-            tenant_id,
-            kind,
-            resolved,
-            limit + 1,
-        )
-    page, next_cursor = paginate(rows, limit, lambda row: [row["drift_id"]])
-    return json(Page[DriftView](items=[DriftView.of(row) for row in page], next_cursor=next_cursor))
+    filters = {"tenant_id": tenant_id, "kind": kind, "(resolved_at is not null)": resolved}
+    return await list_page(service, who, "drift", "drift_id", DriftView.of, limit, cursor, filters, everywhere=True)

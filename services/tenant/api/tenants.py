@@ -10,6 +10,7 @@ from starlette.responses import Response
 from chassis.http.dependencies import CurrentService, require
 from chassis.http.fields import PLAIN
 from chassis.http.idempotency import idempotent
+from chassis.http.listing import list_page
 from chassis.http.pagination import Cursor, Limit, Page, decode_cursor, paginate
 from chassis.http.preconditions import etag
 from chassis.http.problem import NotFound, Problem
@@ -71,18 +72,8 @@ async def list_tenants(
     slug: Annotated[str | None, Query(max_length=40, pattern=PLAIN)] = None,
 ) -> Response:
     """List tenants, in the order in which they were registered."""
-    after = decode_cursor(cursor, UUID)
-    async with service.db.for_tenant(who.tenant_id) as tx:
-        rows = await tx.fetch(
-            f"select {TENANT_COLUMNS} from tenant where ($1::uuid is null or tenant_id > $1)"
-            " and ($2::text is null or status = $2) and ($3::text is null or slug = $3) order by tenant_id limit $4",
-            after[0] if after else None,
-            status,
-            slug,
-            limit + 1,
-        )
-    page, next_cursor = paginate(rows, limit, lambda row: [row["tenant_id"]])
-    return json(Page[TenantView](items=[TenantView.of(row) for row in page], next_cursor=next_cursor))
+    filters, view = {"status": status, "slug": slug}, TenantView.of
+    return await list_page(service, who, "tenant", "tenant_id", view, limit, cursor, filters, everywhere=True)
 
 
 @router.get("/tenants/plans", response_model=Plans)

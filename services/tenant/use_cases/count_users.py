@@ -5,7 +5,7 @@ The first administrator, whom a deployment or an approval makes, is never refuse
 
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
-from chassis.quotas import QuotaExceeded, Usage, crossed
+from chassis.quotas import QuotaExceeded, Usage, reached
 from chassis.service import Service
 from dotmac_contracts.tenant import UserQuotaThresholdReached
 from services.tenant.domain.plans import quotas_of
@@ -41,9 +41,5 @@ async def _usage(tx: Transaction, tenant: Tenant) -> Usage:
 
 
 def _told(tenant: Tenant, before: Usage, after: Usage) -> tuple[Tenant, list[Outgoing]]:
-    events = [
-        UserQuotaThresholdReached(tenant_id=tenant.id, percent=percent, limit=after.limit or 0, used=after.used)
-        for percent in crossed(before, after)
-    ]
-    told = [Outgoing(event, tenant.version + number) for number, event in enumerate(events, 1)]
+    told = reached(UserQuotaThresholdReached, tenant.id, before, after, tenant.version)
     return tenant.told(len(told)), told
