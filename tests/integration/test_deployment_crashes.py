@@ -20,18 +20,21 @@ from tests.deployments import ended, ordered, settled
 from tests.world import Orphan, fits
 
 V1 = "/api/v1"
-# What provisioning hears: the order, two workspaces, the administrator. What it does by itself: start, verify.
-HEARD, OWN = 4, 2
+# What provisioning hears: the order, two workspaces (together or one by one), the administrator, which is asked for
+# with the last of them. What it does by itself: start, verify.
+HEARD, OWN = 3, 2
+ASKED = ("AdministratorRequested", 1)
 BOUNDARIES = [
-    *((f"{when} effect commit", passage) for when in ("before", "after") for passage in range(1, HEARD + 1)),
-    *((f"{when} domain commit", passage) for when in ("before", "after") for passage in range(1, OWN + 1)),
+    *((f"{when} effect commit", passage, None) for when in ("before", "after") for passage in range(1, HEARD + 1)),
+    *((f"{when} effect commit", passage, ASKED) for when in ("before", "after") for passage in (1, 2)),
+    *((f"{when} domain commit", passage, None) for when in ("before", "after") for passage in range(1, OWN + 1)),
 ]
 INSIDE = [
-    ("before inbox insert", 1),
-    ("after inbox insert", 3),
-    ("before send", 1),
-    ("after acknowledgement", 1),
-    ("before outbox delete", 1),
+    ("before inbox insert", 1, None),
+    ("after inbox insert", 3, None),
+    ("before send", 1, None),
+    ("after acknowledgement", 1, None),
+    ("before outbox delete", 1, None),
 ]
 
 
@@ -47,12 +50,14 @@ async def registered(platform: Api) -> str:
     return found
 
 
-@pytest.mark.parametrize(("point", "passage"), [*BOUNDARIES, *INSIDE], ids=lambda value: str(value).replace(" ", "-"))
+@pytest.mark.parametrize(
+    ("point", "passage", "since"), [*BOUNDARIES, *INSIDE], ids=lambda value: str(value).replace(" ", "-")
+)
 async def test_a_deployment_survives_a_crash(
-    stack: Stack, platform: Api, crash_file: Path, point: str, passage: int
+    stack: Stack, platform: Api, crash_file: Path, point: str, passage: int, since: tuple[str, int] | None
 ) -> None:
     tenant, before = await registered(platform), stack.children["provisioning"].pid
-    arm(crash_file, point, passage)
+    arm(crash_file, point, passage, since)
     deployment = await ordered(platform, tenant)
     await crashed(stack, crash_file, before)
     found = await ended(platform, deployment)
