@@ -62,6 +62,9 @@ class Settings(TelemetrySettings, KafkaSettings):
     """The same database as its owner; only migrations use it."""
     kafka_idempotence: bool = True
     """Off only for a broker that has no idempotent producer."""
+    kafka_session_seconds: float = Field(default=6, ge=1.5)
+    """A consumer that was not heard of for so long is dead, and others get its partitions. The broker has a least value
+    of its own (`group.min.session.timeout.ms`), which is this one by default."""
     host: str = "127.0.0.1"
     port: int = 8000
     tls_certificate_file: Path | None = None

@@ -16,13 +16,17 @@ from tests.api import eventually
 ROOT = Path(__file__).parents[1]
 # What is planted is to be found by the checker, and not repaired before.
 UNHURRIED = {"DEPLOYMENT_RECONCILE_SECONDS": "3600"}
+# It dies in every test, and each would wait until its former consumer is given up; a broker of others may forbid less.
+SOON_DEAD = {"KAFKA_SESSION_SECONDS": "2"}
 
 
 @contextlib.asynccontextmanager
 async def mortal(stack: Stack, file: Path) -> AsyncIterator[None]:
-    """Have provisioning kill itself where this file says so, until the context is left."""
+    """Have provisioning kill itself where this file says so, until the context is left; `crashed` starts it again."""
     await stack.children.pop("provisioning").stop()
     environment = {**stack._environment("provisioning"), "CRASH_FILE": str(file), **UNHURRIED}
+    if stack._broker:
+        environment |= SOON_DEAD
     child = stack.children["provisioning"] = Child(
         "provisioning",
         [sys.executable, "-m", "tests.chaos.instrumented", "provisioning"],
@@ -33,7 +37,6 @@ async def mortal(stack: Stack, file: Path) -> AsyncIterator[None]:
     )
     await child.start()
     await stack.wait_ready("provisioning")
-    child.keep_alive(stack.say)
     try:
         yield
     finally:
@@ -48,15 +51,16 @@ def arm(file: Path, point: str, passage: int, since: tuple[str, int] | None = No
     part.replace(file)
 
 
-async def crashed(stack: Stack, file: Path, before: int | None) -> None:
-    """Return once the process `before` has ended there, and another one is up."""
+async def crashed(stack: Stack, file: Path) -> None:
+    """Return once it has ended there, and was started again: at once, whereas a stack waits longer each time."""
+    child = stack.children["provisioning"]
 
-    async def again() -> bool:
-        left = await asyncio.to_thread(file.exists)
-        return not left and stack.children["provisioning"].pid not in (None, before)
+    async def dead() -> bool:
+        return child.status == -signal.SIGKILL
 
     try:
-        await eventually(again)
+        await eventually(dead)
     finally:
         await asyncio.to_thread(file.unlink, missing_ok=True)  # where it was not passed, it is none of the next test's
+    await child.start()
     await stack.wait_ready("provisioning")

@@ -36,7 +36,6 @@ _TOGETHER = 300
 """So many records of several partitions share a transaction, which costs more than they do; more go side by side."""
 _IDLE_MS = 200
 _HEARTBEAT_MS = 500
-_SESSION_MS = 6_000
 _METADATA_MS = 10_000
 _LONGEST_BACKOFF_SECONDS = 15.0
 _CLEAN_SECONDS = 3600.0
@@ -114,7 +113,7 @@ class ConsumerRunner:
                 auto_offset_reset="earliest",
                 # Those that stay learn of one that came or left within this time, of one that died within the other.
                 heartbeat_interval_ms=_HEARTBEAT_MS,
-                session_timeout_ms=_SESSION_MS,
+                session_timeout_ms=round(self._settings.kafka_session_seconds * 1000),
                 title=loop.subscription.consumer,
             )
             try:

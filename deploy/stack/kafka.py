@@ -55,6 +55,7 @@ offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1500
 # Of 128 MB by default, for the compaction of the offsets alone.
 log.cleaner.dedupe.buffer.size=16777216
 """
