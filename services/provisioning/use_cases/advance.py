@@ -29,7 +29,7 @@ from services.provisioning import metrics
 from services.provisioning.domain.progress import Entry, between
 from services.provisioning.domain.saga import Command, Saga
 from services.provisioning.tables import cause_of, saga_of, stored_actor, stored_cause, stored_steps
-from services.provisioning.targets import pooled
+from services.provisioning.targets import TARGETS
 
 DEPLOYER = "deployments"
 """The worker's name."""
@@ -63,7 +63,7 @@ class Unfolding:
             self.cause = cause
         before = self.saga
         if Command.ALLOCATE in saga.commands:
-            self.placement = pooled.PLACEMENT
+            self.placement = TARGETS[saga.target].placement(self.row["tenant_id"])
             saga = saga.done("allocate", "self", now)
         for command in saga.commands:
             self._do(command, saga)

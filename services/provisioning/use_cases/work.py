@@ -17,10 +17,10 @@ from chassis.messaging.consumer import TRANSIENT
 from chassis.service import Service
 from chassis.telemetry import traces
 from chassis.worker import Worker
+from services.provisioning import access
 from services.provisioning.domain.saga import Command, Recipe, Saga
 from services.provisioning.settings import DeploymentSettings
 from services.provisioning.tables import COLUMNS, cause_of, lock_deployments, saga_of
-from services.provisioning.targets import pooled
 from services.provisioning.use_cases.advance import DEPLOYER, Unfolding, save
 from services.provisioning.use_cases.queue import admit
 
@@ -169,10 +169,10 @@ def _own_work(service: Service, row: Any, recipe: Recipe) -> Awaitable[str | Non
     """Return what provisioning does for a step, which gives what is wrong if anything; None at others' steps."""
     match recipe.do:
         case Command.VERIFY:
-            return pooled.verify(service.settings, row["tenant_id"])
+            return access.verify(service.settings, row["tenant_id"])
         case Command.VERIFY_OPEN:
-            return pooled.verify_open(service.settings, row["tenant_id"])
+            return access.verify_open(service.settings, row["tenant_id"])
         case Command.VERIFY_CLOSED:
-            return pooled.verify_closed(service.settings, row["tenant_id"], recipe.status or "")
+            return access.verify_closed(service.settings, row["tenant_id"], recipe.status or "")
         case _:
             return None
