@@ -37,6 +37,8 @@ SUPERVISOR = "instances"
 _LOCK = 7_305_811_009  # advisory: one supervisor at a time
 _POLL_SECONDS = 0.5
 _LOST_SECONDS = 2.0
+_STARTING = 0
+"""In place of the process id of one that is about to start."""
 
 
 def named(service: str, tenant_id: UUID) -> str:
@@ -122,25 +124,33 @@ class Supervisor(Worker):
 
     async def _see_to(self, row: Any, taken: set[int]) -> None:
         """Have a tenant's processes be as they are wanted, and record which they are."""
-        tenant_id, ports = row["tenant_id"], dict(row["ports"])
-        if row["wanted"]:
-            for name in DEDICATED:
-                if (tenant_id, name) not in self._children:
-                    if name not in ports or not is_free(ports[name]):
-                        ports[name] = free_port(taken | set(ports.values()))
-                    self._children[tenant_id, name] = await self._started(tenant_id, name, ports[name])
-        pids = {
-            name: child.pid
-            for (tenant, name), child in self._children.items()
-            if tenant == tenant_id and child.pid is not None
-        }
-        if (ports, pids) == (row["ports"], row["pids"]):
-            return
-        async with self._service.consumer_db.for_tenants([tenant_id]) as tx:
-            moved = row["routed"] and ports != row["ports"]
+        tenant_id = row["tenant_id"]
+        missing = [name for name in DEDICATED if row["wanted"] and (tenant_id, name) not in self._children]
+        if missing:
+            ports = dict(row["ports"])
+            for name in missing:
+                if name not in ports or not is_free(ports[name]):
+                    ports[name] = free_port(taken | set(ports.values()))
+            # Before they are there: who wants them no more waits for those that are recorded to be gone.
+            starting = {**row["pids"], **dict.fromkeys(missing, _STARTING)}
+            row = await self._record(row, ports, starting)
+            if row is None:
+                return
+            for name in missing:
+                self._children[tenant_id, name] = await self._started(tenant_id, name, ports[name])
+        own = {name: child for (tenant, name), child in self._children.items() if tenant == tenant_id}
+        pids = {name: child.pid or _STARTING for name, child in own.items()}
+        if pids != row["pids"]:
+            await self._record(row, row["ports"], pids)
+
+    async def _record(self, row: Any, ports: Mapping[str, int], pids: Mapping[str, int]) -> Any:
+        """Record a tenant's processes, and tell of other ports if they are routed; None if they are not wanted now."""
+        moved = row["routed"] and ports != row["ports"]
+        async with self._service.consumer_db.for_tenants([row["tenant_id"]]) as tx:
             now = await tx.fetchrow(
-                "update instance set ports = $2, pids = $3, version = version + $4 where tenant_id = $1 returning *",
-                tenant_id,
+                "update instance set ports = $2, pids = $3, version = version + $4 where tenant_id = $1"
+                " and (wanted or $3 = '{}') returning *",
+                row["tenant_id"],
                 ports,
                 pids,
                 int(moved),
@@ -148,6 +158,7 @@ class Supervisor(Worker):
             if moved and now is not None:
                 told = [Outgoing(route_of(now), now["version"])]
                 await publish(tx, told, source=self._service.source, clock=self._service.clock)
+        return now
 
     async def _started(self, tenant_id: UUID, name: str, port: int) -> Child:
         own, settings = named(name, tenant_id), self._service.settings
