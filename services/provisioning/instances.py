@@ -148,8 +148,8 @@ class Supervisor(Worker):
         moved = row["routed"] and ports != row["ports"]
         async with self._service.consumer_db.for_tenants([row["tenant_id"]]) as tx:
             now = await tx.fetchrow(
-                "update instance set ports = $2, pids = $3, version = version + $4 where tenant_id = $1"
-                " and (wanted or $3 = '{}') returning *",
+                "update instance set ports = $2, pids = $3::jsonb, version = version + $4 where tenant_id = $1"
+                " and (wanted or $3::jsonb = '{}') returning *",
                 row["tenant_id"],
                 ports,
                 pids,
