@@ -335,7 +335,8 @@ The platform is ready.
         if name == "integration":
             own["WEBHOOK_ALLOW_LOOPBACK"] = "true"  # whoever tries it out receives on this machine
         if name == "provisioning":
-            own["DEPLOYMENT_SERVER_URL"], own["DEPLOYMENT_LOG_DIRECTORY"] = self._server_url, str(self._place.logs)
+            own["DEPLOYMENT_SERVER_URL"] = self.environment.get("DEPLOYMENT_SERVER_URL", self._server_url)
+            own["DEPLOYMENT_LOG_DIRECTORY"] = str(self._place.logs)
         if name == "tenant":
             own["BOOTSTRAP_ADMIN_EMAIL"], own["BOOTSTRAP_ADMIN_PASSWORD"] = self.administrator
         return {**common, **own}

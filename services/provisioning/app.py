@@ -25,7 +25,7 @@ def _workers(service: Service) -> list[Worker]:
         Deployer(service, settings),
         Worker("reconciler", reconciler.look, poll_seconds=settings.reconcile_seconds),
     ]
-    return workers if settings.server_url is None else [*workers, Supervisor(service, settings)]
+    return [*workers, Supervisor(service, settings)] if settings.server_url else workers
 
 
 MICROSERVICE = Microservice(

@@ -22,9 +22,9 @@ from chassis.persistence.database import LOST, close
 from chassis.service import Service
 from chassis.settings import Settings
 from chassis.worker import Worker
-from deploy.prepare import create_roles, database_url
+from deploy.prepare import Refused, create_roles, database_url
 from deploy.roles import ROLES, login
-from deploy.stack.processes import Child, free_port, is_free
+from deploy.stack.processes import Child, StackError, free_port, is_free
 from dotmac_contracts.provisioning import RouteAssigned
 from services.provisioning.settings import DeploymentSettings, deployment_settings
 
@@ -60,7 +60,7 @@ def passwords(settings: Settings, name: str) -> dict[str, str]:
 def instance_url(settings: Settings, service: str, tenant_id: UUID, role: str) -> str:
     """Return the address of the database of a tenant's instance, as one of its roles."""
     server, name = deployment_settings().server_url, named(service, tenant_id)
-    assert server is not None, "nothing is deployed without it"
+    assert server, "nothing is deployed without it"
     return database_url(server.get_secret_value(), name, role, passwords(settings, name)[login(name, role)])
 
 
@@ -97,8 +97,11 @@ class Supervisor(Worker):
                 row["tenant_id"]: row for row in await tx.fetch("select * from instance where wanted or pids <> '{}'")
             }
         await self._stop([key for key in self._children if key[0] not in rows or not rows[key[0]]["wanted"]])
-        for row in rows.values():
-            await self._see_to(row, {port for each in rows.values() for port in each["ports"].values()})
+        for tenant_id, row in rows.items():
+            try:
+                await self._see_to(row, {port for each in rows.values() for port in each["ports"].values()})
+            except (*LOST, Refused, StackError) as error:  # what one tenant lacks is no other's trouble
+                log.warning("instances_not_seen_to", tenant_id=str(tenant_id), error=str(error) or repr(error))
         return False
 
     async def _is_leader(self) -> bool:
@@ -163,7 +166,7 @@ class Supervisor(Worker):
     async def _started(self, tenant_id: UUID, name: str, port: int) -> Child:
         own, settings = named(name, tenant_id), self._service.settings
         server = self._settings.server_url
-        assert server is not None, "there is no supervisor without it"
+        assert server, "there is no supervisor without it"
         connection = await asyncpg.connect(server.get_secret_value(), timeout=_LOST_SECONDS)
         try:
             await create_roles(connection, passwords(settings, own))  # SECRET_KEY may have changed

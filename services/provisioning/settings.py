@@ -18,8 +18,8 @@ class DeploymentSettings(BaseSettings):
     lease_seconds: float = Field(default=3.0, gt=0)
     """For how long a worker that is not heard of keeps a deployment, before another takes it over."""
     server_url: SecretStr | None = None
-    """A PostgreSQL server for databases of tenants' own, as a user who may create roles and databases; without it no
-    tenant has processes of its own."""
+    """A PostgreSQL server for databases of tenants' own, as a user who may create roles and databases; without it, or
+    where it is empty, no tenant has processes of its own."""
     log_directory: Path = Path(gettempdir())
     """Where such processes write their logs."""
     reconcile_seconds: float = Field(default=60.0, gt=0)

@@ -1,8 +1,13 @@
 """What every target has to do for a tenant, from its deployment until nothing of it is left."""
 
+import os
+import re
+import signal
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -10,11 +15,13 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from deploy.stack.stack import Stack
-from tests.api import Api
-from tests.conftest import deploy
-from tests.crashes import mortal
-from tests.deployments import done, past_security, settled, status_of
+from tests.api import Api, eventually
+from tests.conftest import Tenant, deploy, registration
+from tests.crashes import arm, crashed, mortal
+from tests.deployments import done, ended, ordered, past_security, settled, status_of
 from tests.integration.test_deprovision import settle_in
+from tests.integration.test_operation_failures import at, away, failing, time_is_over
+from tests.integration.test_snapshots import command
 from tests.world import fits
 
 V1 = "/api/v1"
@@ -102,13 +109,119 @@ async def test_a_tenant_is_deployed_used_closed_opened_and_gone(
     assert await own_things(stack, isp.id) == (ALL if dedicated else NOTHING)
     for service in ("customer", "billing"):
         assert (await rows_of(stack, service, isp.id) == 0) is dedicated
+    # Past the gateway, or where one does not know better, nothing of it gets into what others share.
+    shared = await replace(isp.api, url=stack.url("customer")).send("POST", f"{V1}/customers", {"name": "Astray"})
+    assert shared.status == (409 if dedicated else 201)
     await done(platform, stack, isp.id, operation="suspend")
     (await isp.api.send("GET", f"{V1}/customers")).problem(403, "tenant-suspended")
     await done(platform, stack, isp.id, operation="resume")
-    assert len((await isp.api.send("GET", f"{V1}/customers")).expect(200)["items"]) == 2
+    assert len((await isp.api.send("GET", f"{V1}/customers")).expect(200)["items"]) == (2 if dedicated else 3)
     await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0)
     assert await status_of(platform, isp.id) == "deprovisioned"
     assert await own_things(stack, isp.id) == NOTHING
     for service in ("customer", "billing"):
         assert await rows_of(stack, service, isp.id) == 0
     await fits(stack, began, [])
+
+
+async def leaves(stack: Stack, platform: Api, tenant: str) -> None:
+    """Have a tenant go, and see that nothing of it is left."""
+    await done(platform, stack, tenant, operation="deprovision", grace_seconds=0)
+    assert await own_things(stack, tenant) == NOTHING
+
+
+@pytest.mark.parametrize("target", TARGETS)
+async def test_a_step_that_fails_is_undone_with_all_before_it(
+    stack: Stack, platform: Api, began: datetime, target: str
+) -> None:
+    tenant = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)["id"]
+    direct, at_tenant = (replace(platform, url=stack.url(each)) for each in ("provisioning", "tenant"))
+    async with away(stack, "gateway"):
+        deployment = await ordered(at_tenant, tenant, target=target)
+        await at(direct, deployment, "verify")
+        await time_is_over(stack, deployment)
+        await failing(direct, deployment, "verify")
+    found = await ended(platform, deployment)
+    assert found["status"] == "failed"
+    assert {step["status"] for step in found["steps"]} <= {"succeeded", "compensated", "failed"}
+    await settled(stack, tenant)
+    assert await own_things(stack, tenant) == NOTHING
+    await fits(stack, began, [])
+    (await platform.send("POST", f"{V1}/deployments/{deployment}/retry")).expect(200)
+    assert (await ended(platform, deployment))["status"] == "succeeded"
+    await settled(stack, tenant)
+    await leaves(stack, platform, tenant)
+
+
+async def test_processes_that_end_are_started_anew(stack: Stack, public: Api, platform: Api) -> None:
+    isp = await deploy(public, platform, "process")
+    await settled(stack, isp.id)
+    (await isp.api.send("POST", f"{V1}/customers", {"name": "Ada", "external_reference": "t-1"})).expect(201)
+    # Whoever lost the topic can have it told anew: of each tenant that ever had a route.
+    assert re.search(r"[1-9]\d* snapshots", await command(stack, "provisioning"))
+    assert await own_things(stack, isp.id) == ALL
+    one, another = processes_of(isp.id)
+    os.kill(one, signal.SIGKILL)
+    await at_work(isp, without={one}, beside={another})
+    # All that provisioning started ends with it.
+    before = set(processes_of(isp.id))
+    stack.children["provisioning"].kill()
+    await at_work(isp, without=before)
+    (await isp.api.send("POST", f"{V1}/customers", {"name": "Grace", "external_reference": "t-2"})).expect(201)
+
+    async def accounts() -> bool:
+        return len((await isp.api.send("GET", f"{V1}/billing-accounts")).body.get("items", [])) == 2
+
+    await eventually(accounts)
+    await leaves(stack, platform, isp.id)
+
+
+async def at_work(isp: Tenant, without: set[int], beside: frozenset[int] | set[int] = frozenset()) -> None:
+    """Return once a tenant has both of its processes, other ones than these, and both answer through the gateway."""
+
+    async def both() -> bool:
+        running = set(processes_of(isp.id))
+        answers = [await isp.api.send("GET", f"{V1}/{path}") for path in ("workspace", "billing-workspace")]
+        return len(running - without) == 2 and beside <= running and all(answer.status == 200 for answer in answers)
+
+    await eventually(both)
+
+
+async def test_a_target_is_chosen_when_a_tenant_is_deployed(stack: Stack, platform: Api) -> None:
+    tenant = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)["id"]
+    path = f"{V1}/tenants/{tenant}/deployments"
+    (await platform.send("POST", path, {"target": "nowhere"})).problem(422)
+    await done(platform, stack, tenant)
+    (await platform.send("POST", path, {"operation": "suspend", "target": "process"})).problem(409, "wrong-state")
+    preview = {"operation": "deprovision", "target": "process"}
+    steps = (await platform.send("GET", f"{V1}/deployments/plan", params=preview)).expect(200)["steps"]
+    ends = ["prove_deletion", "withdraw_route", "stop_instances", "drop_databases", "retire"]
+    assert [step["name"] for step in steps][-5:] == ends
+
+
+@pytest.mark.parametrize(
+    ("target", "operation", "point", "passage"),
+    [
+        ("pooled", "deploy", "before domain commit", 2),
+        ("process", "deploy", "before domain commit", 2),  # its processes are ready, and nobody knows
+        ("process", "deploy", "after domain commit", 3),  # its route is told
+        ("process", "deprovision", "after domain commit", 3),  # its route is withdrawn
+    ],
+)
+async def test_what_a_crash_broke_off_is_gone_on_with(
+    stack: Stack, platform: Api, crash_file: Path, target: str, operation: str, point: str, passage: int
+) -> None:
+    tenant = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)["id"]
+    order: dict[str, Any] = {"target": target}
+    if operation != "deploy":
+        await done(platform, stack, tenant, **order)
+        order = {"operation": operation, "grace_seconds": 0}
+    arm(crash_file, point, passage)
+    deployment = await ordered(platform, tenant, **order)
+    await crashed(stack, crash_file)
+    found = await ended(platform, deployment)
+    assert (found["status"], found["reason"]) == ("succeeded", None)
+    await settled(stack, tenant)
+    if operation == "deploy":
+        await leaves(stack, platform, tenant)
+    assert await own_things(stack, tenant) == NOTHING

@@ -44,7 +44,7 @@ class Process:
 
     def refusal(self) -> str | None:
         """Refuse where provisioning may not create databases."""
-        if deployment_settings().server_url is None:
+        if not deployment_settings().server_url:
             return "no tenant gets processes of its own here: DEPLOYMENT_SERVER_URL is not set"
         return None
 
@@ -159,7 +159,7 @@ async def _tell(tx: Any, service: Service, event: Event, version: int, deploymen
 async def _server() -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     """Connect to the server of the tenants' own databases, as the user who may create them."""
     url = deployment_settings().server_url
-    if url is None:
+    if not url:
         raise Refused("DEPLOYMENT_SERVER_URL is not set")
     connection = await asyncpg.connect(url.get_secret_value(), timeout=5)
     try:
