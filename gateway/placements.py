@@ -6,7 +6,7 @@ from uuid import UUID
 
 from dotmac_contracts.envelope import Envelope, Event
 from dotmac_contracts.provisioning import RouteAssigned, RouteWithdrawn
-from dotmac_contracts.topics import PROVISIONING_ROUTE
+from dotmac_contracts.topics import PROVISIONING_ROUTE_SNAPSHOT
 from gateway.upstream import Upstream
 
 Connect = Callable[[str, str], Upstream]
@@ -16,7 +16,7 @@ Connect = Callable[[str, str], Upstream]
 class Placements:
     """The tenants whose requests to some services go elsewhere; the others are not remembered."""
 
-    topic = PROVISIONING_ROUTE
+    topic = PROVISIONING_ROUTE_SNAPSHOT
 
     def __init__(self) -> None:
         self._assigned: dict[UUID, tuple[Mapping[str, str], int]] = {}

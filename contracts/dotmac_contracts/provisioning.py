@@ -96,7 +96,7 @@ class DeploymentFailed(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
     reason: str = Field(description="Why, for a person to act on.")
 
 
-class RouteAssigned(_Deployment, topic=topics.PROVISIONING_ROUTE):
+class RouteAssigned(_Deployment, topic=topics.PROVISIONING_ROUTE_SNAPSHOT):
     """A tenant has instances of its own: what it asks of these services goes to them from now on."""
 
     addresses: dict[str, str] = Field(
@@ -105,7 +105,7 @@ class RouteAssigned(_Deployment, topic=topics.PROVISIONING_ROUTE):
     )
 
 
-class RouteWithdrawn(Tombstone, topic=topics.PROVISIONING_ROUTE):
+class RouteWithdrawn(Tombstone, topic=topics.PROVISIONING_ROUTE_SNAPSHOT):
     """A tenant has no instances of its own any more."""
 
     tenant_id: UUID = Field(description="The tenant.")

@@ -70,11 +70,11 @@ PROVISIONING_DEPLOYMENT = Topic(
     "deployment_id",
     "How deployments go, and what they ask of other services.",
 )
-PROVISIONING_ROUTE = Topic(
-    "provisioning.route.v1",
+PROVISIONING_ROUTE_SNAPSHOT = Topic(
+    "provisioning.route-snapshot.v1",
     "provisioning",
     "tenant_id",
-    "Where tenants with instances of their own are answered.",
+    "Where tenants with instances of their own are answered now.",
     compacted=True,
 )
 PROVISIONING_DRIFT = Topic(
@@ -153,7 +153,7 @@ ALL: tuple[Topic, ...] = (
     TENANT_SERVICE_ACCOUNT,
     TENANT_SESSION,
     PROVISIONING_DEPLOYMENT,
-    PROVISIONING_ROUTE,
+    PROVISIONING_ROUTE_SNAPSHOT,
     PROVISIONING_DRIFT,
     CUSTOMER,
     CUSTOMER_SNAPSHOT,

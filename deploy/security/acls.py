@@ -27,7 +27,7 @@ from chassis.security.vault import Vault
 from chassis.service import Microservice, Service
 from chassis.settings import KafkaSettings, Settings
 from deploy.roles import SERVICES
-from dotmac_contracts.topics import ALL, PROVISIONING_ROUTE, TENANT_SESSION, TENANT_SNAPSHOT
+from dotmac_contracts.topics import ALL, PROVISIONING_ROUTE_SNAPSHOT, TENANT_SESSION, TENANT_SNAPSHOT
 
 
 class Resource(IntEnum):
@@ -80,7 +80,7 @@ def rules() -> frozenset[Rule]:
     """
     told = (TENANT_SESSION, TENANT_SNAPSHOT)
     verify = (Rule(user, Resource.TOPIC, topic.name, Operation.READ) for user in USERS for topic in told)
-    places = Rule("gateway", Resource.TOPIC, PROVISIONING_ROUTE.name, Operation.READ)
+    places = Rule("gateway", Resource.TOPIC, PROVISIONING_ROUTE_SNAPSHOT.name, Operation.READ)
     return frozenset((*verify, places, *(rule for service in SERVICES for rule in _of(service))))
 
 

@@ -67,7 +67,7 @@ async def own_things(stack: Stack, tenant: str) -> dict[str, int]:
         await admin.close()
     async with past_security(stack, "provisioning") as database:
         told = await database.fetchval(
-            "select value is not null from journal where topic = 'provisioning.route.v1' and tenant_id = $1"
+            "select value is not null from journal where topic = 'provisioning.route-snapshot.v1' and tenant_id = $1"
             " order by (headers->>'ce_aggregateversion')::int desc limit 1",
             UUID(tenant),
         )
@@ -203,7 +203,6 @@ async def test_a_target_is_chosen_when_a_tenant_is_deployed(stack: Stack, platfo
     ("target", "operation", "point", "passage"),
     [
         ("pooled", "deploy", "before domain commit", 2),
-        ("process", "deploy", "before domain commit", 2),  # its processes are ready, and nobody knows
         ("process", "deploy", "after domain commit", 3),  # its route is told
         ("process", "deprovision", "after domain commit", 3),  # its route is withdrawn
     ],

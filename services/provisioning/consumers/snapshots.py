@@ -12,5 +12,5 @@ def _snapshot(row: Any) -> RouteAssigned | RouteWithdrawn:
     return route_of(row) if row["routed"] else RouteWithdrawn(tenant_id=row["tenant_id"])
 
 
-SNAPSHOTS = Snapshots(topics.PROVISIONING_ROUTE, "select * from instance", _snapshot, RouteWithdrawn)
+SNAPSHOTS = Snapshots(topics.PROVISIONING_ROUTE_SNAPSHOT, "select * from instance", _snapshot, RouteWithdrawn)
 """Provisioning tells of a route when it changes it; of all of them, only where the topic was lost."""
