@@ -148,8 +148,8 @@ def asyncapi() -> dict[str, Any]:
                     "topic": topic.name,
                     "partitions": topic.partitions,
                     "topicConfiguration": {
-                        "cleanup.policy": topic.configuration["cleanup.policy"].split(","),
-                        "retention.ms": int(topic.configuration["retention.ms"]),
+                        name: value.split(",") if name == "cleanup.policy" else int(value)
+                        for name, value in topic.configuration.items()
                     },
                 }
             },

@@ -19,10 +19,11 @@ class Topic:
     """Whether a tenant's own systems get its events by feed and webhook; the rest is between the services."""
     partitions: int = 6
     retention_ms: int = 7 * _DAY_MS
-    """How long its records are kept, unless it is compacted."""
+    """How long its records are kept; of a compacted one, those without a value."""
     compacted: bool = False
     """Whether the last record of each key is kept for good, and of those before it nothing is promised. One without a
-    value says that the aggregate is gone: it is itself deleted a day after whatever was before it."""
+    value says that the aggregate is gone, and goes too once `retention_ms` have passed: whoever reads the topic within
+    that time learns of it."""
 
     @property
     def domain(self) -> str:
@@ -33,7 +34,8 @@ class Topic:
     def configuration(self) -> dict[str, str]:
         """What Kafka is told of it when it is created."""
         if self.compacted:  # `delete` lets records be deleted by hand, as a recovery does; none goes by its age
-            return {"cleanup.policy": "compact,delete", "retention.ms": "-1"}
+            kept = str(self.retention_ms)
+            return {"cleanup.policy": "compact,delete", "retention.ms": "-1", "delete.retention.ms": kept}
         return {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
 
 
