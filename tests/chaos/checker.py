@@ -61,7 +61,17 @@ FEED = {
 }
 """What a tenant's own systems are told, by topic; of webhooks there are none under this load."""
 
-HANDLED = {
+AUDITED = (
+    *AGGREGATES,
+    "tenant.session.v1",
+    "tenant.deployment.v1",
+    "customer.quota.v1",
+    "provisioning.drift.v1",
+)
+"""Topics under the load of which each event is an entry of the audit log."""
+
+HANDLED: dict[str, tuple[tuple[str, ...], set[str] | None]] = {
+    "integration-audit": (AUDITED, None),
     "tenant-snapshots": (("tenant.tenant.v1",), _TENANT),
     "customer-snapshots": (("customer.customer.v1",), _CUSTOMER),
     "billing-snapshots": (("billing.subscription.v1",), _SUBSCRIPTION),
@@ -98,7 +108,7 @@ HANDLED = {
         },
     ),
 }
-"""Of each consumer: its topics, and the types of event that it acts on."""
+"""Of each consumer: its topics, and the types of event that it acts on, or None for all."""
 
 EFFECTS = {
     "DeploymentRequested": {"DeploymentStarted": 1, "WorkspaceRequested": 1},
@@ -132,7 +142,10 @@ _TABLES = {
         "payment_allocation": "tenant_id, payment_id, invoice_id, amount_minor",
         "ledger_entry": "tenant_id, source_id, account, amount_minor",
     },
-    "integration": {"feed_event": "tenant_id, event_id"},
+    "integration": {
+        "feed_event": "tenant_id, event_id",
+        "audit_entry": "tenant_id, entry_id, action, resource_id, version",
+    },
 }
 
 
@@ -396,7 +409,9 @@ def _delivery(found: Evidence, distinct: Mapping[str, Event], written: Mapping[s
         if original and event.told != original.told:
             yield Violation("phantom", f"{event} at {event.partition}:{event.offset} differs from what was written")
     for consumer, (names, types) in HANDLED.items():
-        due = {event.id for event in distinct.values() if event.topic in names and event.type in types}
+        due = {
+            event.id for event in distinct.values() if event.topic in names and (types is None or event.type in types)
+        }
         handled = found.inbox.get(consumer, set())
         yield from (Violation("undelivered", f"{distinct[id_]}, to {consumer}") for id_ in due - handled)
         yield from (Violation("phantom", f"{consumer} handled {id_}") for id_ in handled - due)
@@ -467,6 +482,14 @@ def _effects(found: Evidence, events: Iterable[Event]) -> Iterator[Violation]:
     for event in events:
         if event.type in FEED.get(event.topic, ()) and fed[event.tenant, event.id] != 1:
             yield Violation("effect", f"{event} stands in its tenant's feed {fed[event.tenant, event.id]} times")
+    entries = Counter(
+        (row["tenant_id"], row["entry_id"], row["action"].rpartition(".")[2], row["resource_id"], row["version"])
+        for row in found.rows["integration", "audit_entry"]
+    )
+    for event in events:
+        times = entries[event.tenant, event.id, event.type, event.key, event.version]
+        if event.topic in AUDITED and times != 1:
+            yield Violation("effect", f"{event} stands in the audit log {times} times")
     accounts = Counter(row["customer_id"] for row in found.rows["billing", "billing_account"])
     for row in found.rows["customer", "customer"]:
         if accounts[row["customer_id"]] != 1:

@@ -166,6 +166,19 @@ async def test_a_fault_of_each_kind_is_found(platform: Platform, load: Load) -> 
     led = "update feed_event set tenant_id = $1::uuid, position = 1000000 where event_id = $2::uuid returning true"
     await garden.sql("integration", led, stranger, event.id)
     garden.expect("effect", f"{event.id} of {event.key}, version 1 stands in its tenant's feed 0 times")
+    event = garden.event("InvoiceIssued")
+    unsaid = "delete from audit_entry where entry_id = $1::uuid returning true"
+    await garden.sql("integration", unsaid, event.id)
+    garden.expect("effect", f"{event.id} of {event.key}, version 1 stands in the audit log 0 times")
+    event = garden.event("InvoiceIssued")
+    columns = "entry_id, action, resource_type, resource_id, version"
+    repeated = (
+        f"insert into audit_entry (tenant_id, occurred_at, {columns})"
+        f" select tenant_id, occurred_at - interval '1 hour', {columns} from audit_entry"
+        " where entry_id = $1::uuid returning true"
+    )
+    await garden.sql("integration", repeated, event.id)
+    garden.expect("effect", f"{event.id} of {event.key}, version 1 stands in the audit log 2 times")
 
     # Money.
     for table, column, change in (
