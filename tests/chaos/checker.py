@@ -483,7 +483,7 @@ def _effects(found: Evidence, events: Iterable[Event]) -> Iterator[Violation]:
         if event.type in FEED.get(event.topic, ()) and fed[event.tenant, event.id] != 1:
             yield Violation("effect", f"{event} stands in its tenant's feed {fed[event.tenant, event.id]} times")
     entries = Counter(
-        (row["tenant_id"], row["entry_id"], row["action"], row["resource_id"], row["version"])
+        (row["tenant_id"], row["entry_id"], row["action"].rpartition(".")[2], row["resource_id"], row["version"])
         for row in found.rows["integration", "audit_entry"]
     )
     for event in events:
