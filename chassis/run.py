@@ -19,6 +19,7 @@ from chassis.http.app import create_app
 from chassis.http.health import Check, watch
 from chassis.http.server import DrainingServer, configured
 from chassis.messaging import watch as messaging_watch
+from chassis.messaging.audience import Audience
 from chassis.messaging.broker import ping
 from chassis.messaging.consumer import ConsumerRunner
 from chassis.messaging.relay import Relay
@@ -102,7 +103,8 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
             stack.push_async_callback(_cancelled, asyncio.create_task(measuring, name="outbox-watch"))
             checks["relay"] = _healthy("the relay is not connected", relay)
         if "consumer" in roles:
-            consumers = ConsumerRunner(settings, service.consumer_db, microservice.subscriptions(service))
+            audience = Audience(settings.dedicated_to) if microservice.dedicable else None
+            consumers = ConsumerRunner(settings, service.consumer_db, microservice.subscriptions(service), audience)
             await consumers.start()
             stack.push_async_callback(consumers.stop)
             checks["consumer"] = _healthy("a consumer is not connected", consumers)

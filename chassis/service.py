@@ -35,8 +35,9 @@ class Service:
 
     @property
     def source(self) -> str:
-        """The CloudEvents source of this service's events."""
-        return f"/services/{self.name}"
+        """The CloudEvents source of this service's events; of an instance that is a tenant's own, that one's."""
+        tenant = self.settings.dedicated_to
+        return f"/services/{self.name}" if tenant is None else f"/services/{self.name}/{tenant}"
 
     def wake(self, worker: str) -> None:
         """Let a worker of this process look for work now; elsewhere its poll finds it."""
@@ -73,5 +74,7 @@ class Microservice:
     """What the API waits by, for answers that go on."""
     streams: Sequence[str] = ()
     """Paths of the operations that take in their bodies piece by piece, and so may have large ones."""
+    dedicable: bool = False
+    """Whether a tenant can have an instance of its own."""
     prepare: Callable[[Service], Awaitable[None]] = _no_preparation
     """Runs once before the API answers, and must be idempotent."""

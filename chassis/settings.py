@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal, Self
+from uuid import UUID
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -76,6 +77,8 @@ class Settings(TelemetrySettings, KafkaSettings):
     """How long a process that is to stop waits for clients to give up their idle connections."""
     roles: str = "api,consumer,relay"
     """Which of the service's three roles this process takes."""
+    dedicated_to: UUID | None = None
+    """The tenant that this instance of the service works for alone; without one it works for all that have none."""
     jwks_url: str = "http://127.0.0.1:8101/.well-known/jwks.json"
     gateway_url: str = "http://127.0.0.1:8000"
     redis_url: str | None = None

@@ -43,7 +43,7 @@ def publish(
     ] = None,
     folder: Folder = Path(".stack"),
 ) -> None:
-    """Publish every tenant, customer and subscription as it is now, for a topic that is new or was lost.
+    """Publish every tenant, customer, subscription and route as it is now, for a topic that is new or was lost.
 
     Of one service (--service and CONSUMER_DATABASE_URL), or of the local stack that runs. Services may run meanwhile;
     their relays send it. It may be ended and begun anew at any time.

@@ -44,9 +44,9 @@ async def prepare_databases(server_url: str, passwords: Mapping[str, str], *, sa
     say("creating databases and roles")
     connection = await _connect(server_url)
     try:
-        await _create_roles(connection, passwords)
+        await create_roles(connection, {name: passwords[name] for name in LOGINS})
         for service in SERVICES:
-            await _create_database(connection, service)
+            await create_database(connection, service)
     except asyncpg.PostgresError as error:
         raise Refused(f"PostgreSQL at {_place(server_url)} refuses to create roles and databases: {error}") from None
     finally:
@@ -71,7 +71,8 @@ def _place(server_url: str) -> str:
     return urlsplit(server_url).netloc.rpartition("@")[2]
 
 
-async def _create_roles(connection: "asyncpg.Connection[asyncpg.Record]", passwords: Mapping[str, str]) -> None:
+async def create_roles(connection: "asyncpg.Connection[asyncpg.Record]", passwords: Mapping[str, str]) -> None:
+    """Create the logins that are missing, and set their passwords; Refused if the connection's user may not."""
     user = await connection.fetchrow(
         "select rolname, rolsuper, rolcreaterole, rolcreatedb from pg_roles where rolname = current_user"
     )
@@ -83,12 +84,12 @@ async def _create_roles(connection: "asyncpg.Connection[asyncpg.Record]", passwo
             f" a superuser must `alter role {user['rolname']} {' '.join(lacking)}`"
         )
     existing = await connection.fetch(
-        "select rolname, rolsuper or rolbypassrls as unbound from pg_roles where rolname = any($1)", LOGINS
+        "select rolname, rolsuper or rolbypassrls as unbound from pg_roles where rolname = any($1)", list(passwords)
     )
     if unbound := [row["rolname"] for row in existing if row["unbound"]]:  # law 5
         raise Refused(f"row-level security does not bind {', '.join(unbound)}: `alter role … nosuperuser nobypassrls`")
     known = {row["rolname"] for row in existing}
-    for name in LOGINS:
+    for name in passwords:
         verb = "alter" if name in known else "create"
         # The server is told the verifier, not the password: a statement can end up in its log (law 10).
         await connection.execute(f"{verb} role {name} login password '{verifier(passwords[name])}'")
@@ -96,7 +97,8 @@ async def _create_roles(connection: "asyncpg.Connection[asyncpg.Record]", passwo
             await connection.execute(f"grant {name} to current_user")  # else it can make no database for an owner
 
 
-async def _create_database(connection: "asyncpg.Connection[asyncpg.Record]", service: str) -> None:
+async def create_database(connection: "asyncpg.Connection[asyncpg.Record]", service: str) -> None:
+    """Create a service's database if it is missing; its owner is there."""
     database = f"dotmac_{service}"
     if not await connection.fetchval("select 1 from pg_database where datname = $1", database):
         await connection.execute(f"create database {database} owner {login(service, 'owner')}")

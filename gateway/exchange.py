@@ -312,6 +312,7 @@ class Exchange:
         if caller is not None:
             self._client.caller = caller
             self._principal = caller.principal
+            self._route = self._proxy.placed(self._route, caller.principal.tenant_id)
         self._fields += fields
         upstream = self._route.upstream
         if self._route.stream and self._principal is not None:

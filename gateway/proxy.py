@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
+from uuid import UUID
 
 from prometheus_client import Gauge
 
@@ -14,6 +15,7 @@ from gateway.admission import Admission, Public
 from gateway.breaker import CircuitBreaker
 from gateway.edge import Origins
 from gateway.observation import Observation
+from gateway.placements import Placements
 from gateway.routes import IMPORTS, PREFIXES, PUBLIC, SIGN_UP, STREAMS, STREAMS_BELOW, prefix_of
 from gateway.settings import GatewaySettings
 from gateway.streams import Streams
@@ -50,8 +52,11 @@ class Route(NamedTuple):
 class Proxy:
     """Shared by all connections of a gateway."""
 
-    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier, tenants: Tenants) -> None:
+    def __init__(
+        self, settings: GatewaySettings, verifier: TokenVerifier, tenants: Tenants, placements: Placements
+    ) -> None:
         self.settings = settings
+        self._placements = placements
         self.admission = Admission(settings, verifier, tenants)
         self.origins = Origins(settings.cors_origins)
         self.observation = Observation()
@@ -59,13 +64,7 @@ class Proxy:
         self.streams = Streams(settings.streams, settings.tenant_streams)
         self.under_way: set[Exchange] = set()
         self.upstreams: Mapping[str, Upstream] = {
-            name: Upstream(
-                name,
-                url,
-                self.turn,
-                concurrency=settings.concurrency,
-                breaker=CircuitBreaker(settings.breaker_failures, settings.breaker_seconds),
-            )
+            name: self._upstream(name, url)
             for name, url in (
                 ("tenant", settings.tenant_url),
                 ("customer", settings.customer_url),
@@ -96,7 +95,7 @@ class Proxy:
             self._ticks.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticks
-        for upstream in self.upstreams.values():
+        for upstream in (*self.upstreams.values(), *self._placements):
             upstream.close()
         await self.admission.close()
         self.observation.tell()
@@ -127,6 +126,20 @@ class Proxy:
             return below[1]
         return self._prefixes.get(prefix)
 
+    def placed(self, route: Route, tenant_id: UUID) -> Route:
+        """Return where a tenant's requests of a route go: to an instance of its own, if it has one."""
+        own = self._placements.upstream(tenant_id, route.upstream.name, self._upstream)
+        return route if own is None else route._replace(upstream=own)
+
+    def _upstream(self, name: str, urls: str) -> Upstream:
+        return Upstream(
+            name,
+            urls,
+            self.turn,
+            concurrency=self.settings.concurrency,
+            breaker=CircuitBreaker(self.settings.breaker_failures, self.settings.breaker_seconds),
+        )
+
     def _route(self, path: str) -> Route:
         settings, takes_file = self.settings, path in IMPORTS
         return Route(
@@ -147,6 +160,8 @@ class Proxy:
                 upstream.drop_idle(now)
                 UNDER_WAY.labels(name).set(upstream.under_way)
                 OPEN.labels(name).set(not upstream.breaker.closed)
+            for upstream in self._placements:
+                upstream.drop_idle(now)
             self.observation.tell()
 
 

@@ -12,6 +12,7 @@ from chassis.security.tokens import TokenVerifier
 from gateway.admission import Caller
 from gateway.app import PROXY, Gateway
 from gateway.exchange import Exchange
+from gateway.placements import Placements
 from gateway.proxy import Proxy
 from gateway.settings import GatewaySettings
 from gateway.tenants import Tenants
@@ -150,9 +151,11 @@ def _origin_form(target: bytes) -> bytes:
     return (url.path or b"/") + (b"?" + url.query if url.query else b"")
 
 
-def served(settings: GatewaySettings, verifier: TokenVerifier, tenants: Tenants) -> uvicorn.Config:
+def served(
+    settings: GatewaySettings, verifier: TokenVerifier, tenants: Tenants, placements: Placements
+) -> uvicorn.Config:
     """Return how the gateway is served."""
-    proxy = Proxy(settings, verifier, tenants)
+    proxy = Proxy(settings, verifier, tenants, placements)
     return configured(
         proxy.origins.guarded(Gateway(proxy)),
         settings.host,

@@ -221,6 +221,7 @@ class Upstream:
         self.under_way = 0
         self._concurrency = concurrency
         self._idle: list[Connection] = []
+        self._closed = False
         self._now = 0.0
 
     def enter(self, now: float) -> None:
@@ -285,6 +286,9 @@ class Upstream:
 
     def release(self, connection: Connection) -> None:
         """Take back a connection that has served."""
+        if self._closed:
+            connection.close()
+            return
         connection.idle_since = self._now
         self._idle.append(connection)
 
@@ -303,7 +307,8 @@ class Upstream:
                 connection.close()
 
     def close(self) -> None:
-        """Close all idle connections."""
+        """Close all idle connections, and the others once they have served."""
+        self._closed = True
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()

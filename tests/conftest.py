@@ -144,11 +144,12 @@ def registration(**changes: Any) -> dict[str, Any]:
     }
 
 
-async def deploy(public: Api, platform: Api, **changes: Any) -> Tenant:
+async def deploy(public: Api, platform: Api, target: str = "pooled", **changes: Any) -> Tenant:
     """Register a tenant, deploy it, and accept its administrator's invitation."""
     data = registration(**changes)
     tenant = (await platform.send("POST", f"{API}/tenants", data)).expect(201)
-    accepted = (await platform.send("POST", f"{API}/tenants/{tenant['id']}/deployments")).expect(202)
+    order = await platform.send("POST", f"{API}/tenants/{tenant['id']}/deployments", {"target": target})
+    accepted = order.expect(202)
 
     async def ended() -> Answer | None:
         answer = await platform.send("GET", f"{API}/deployments/{accepted['deployment_id']}")

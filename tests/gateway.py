@@ -13,6 +13,7 @@ import uvloop
 from chassis.ids import PLATFORM_TENANT
 from chassis.security.tokens import TokenIssuer, TokenVerifier
 from deploy.stack.processes import free_port
+from gateway.placements import Placements
 from gateway.server import served
 from gateway.settings import GatewaySettings
 from gateway.tenants import Tenants
@@ -52,7 +53,7 @@ class Running:
 async def gateway(**settings: object) -> AsyncIterator[Running]:
     """Run a gateway with uvloop in a thread, as its process does."""
     port = free_port()
-    config = served(GatewaySettings(port=port, **settings), TokenVerifier(ISSUER.jwks()), Tenants())  # type: ignore[arg-type]
+    config = served(GatewaySettings(port=port, **settings), TokenVerifier(ISSUER.jwks()), Tenants(), Placements())  # type: ignore[arg-type]
     server = uvicorn.Server(config)
 
     def serve() -> None:

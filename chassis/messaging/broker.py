@@ -6,7 +6,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import GroupIdNotFound, KafkaError, NonEmptyGroup, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from chassis.messaging.security import client_security
 from chassis.settings import Settings
@@ -85,6 +86,30 @@ async def forget_records(bootstrap_servers: str, *, security: Mapping[str, Any] 
         raise BrokerError(f"the records at {bootstrap_servers} can't be deleted: {error!r}") from error
     finally:
         await admin.close()
+
+
+async def forget_groups(
+    bootstrap_servers: str, suffix: str, *, security: Mapping[str, Any] = _NOT_SECURED
+) -> list[str]:
+    """Delete the consumer groups whose names end so; return those that can't be, since they have members still."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, **security)
+    left = []
+    try:
+        await admin.start()
+        groups = {name for name, *_ in await admin.list_consumer_groups() if name.endswith(suffix)}
+        for group in sorted(groups):
+            coordinator = await admin.find_coordinator(group)
+            answer = await admin._send_request(DeleteGroupsRequest([group]), coordinator)
+            for _, code in answer.results:
+                if code == NonEmptyGroup.errno:
+                    left.append(group)
+                elif code not in (0, GroupIdNotFound.errno):
+                    raise BrokerError(f"the group {group} can't be deleted: {for_code(code).__name__}")
+    except (KafkaError, OSError) as error:
+        raise BrokerError(f"the broker at {bootstrap_servers} does not answer: {error!r}") from error
+    finally:
+        await admin.close()
+    return left
 
 
 async def ping(bootstrap_servers: str, *, security: Mapping[str, Any] = _NOT_SECURED) -> None:

@@ -18,6 +18,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
 from chassis.messaging import dead_letter, inbox, metrics, watch
+from chassis.messaging.audience import Audience
 from chassis.messaging.security import broker_security
 from chassis.messaging.spans import handling
 from chassis.messaging.subscription import Received, Subscription
@@ -68,10 +69,18 @@ class _Delivery:
 class ConsumerRunner:
     """Runs every subscription of a service until it is stopped."""
 
-    def __init__(self, settings: Settings, db: Database, subscriptions: Sequence[Subscription]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        db: Database,
+        subscriptions: Sequence[Subscription],
+        audience: Audience | None = None,
+    ) -> None:
+        """`audience`: whose events they take; everybody's without one."""
         self._settings = settings
         self._db = db
-        self._loops = [PartitionLoop(subscription, db) for subscription in subscriptions]
+        self._audience = audience
+        self._loops = [PartitionLoop(subscription, db, audience) for subscription in subscriptions]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -107,7 +116,7 @@ class ConsumerRunner:
             # Without a handler: FastStream keeps connection and lifecycle, the loop below loses no record.
             subscriber = broker.subscriber(
                 *(topic.name for topic in loop.subscription.topics),
-                group_id=loop.subscription.consumer,
+                group_id=self._group(loop.subscription.consumer),
                 batch=True,
                 ack_policy=AckPolicy.MANUAL,
                 auto_offset_reset="earliest",
@@ -136,6 +145,9 @@ class ConsumerRunner:
                     await broker.stop()
             await asyncio.sleep(1.0)
 
+    def _group(self, consumer: str) -> str:
+        return consumer if self._audience is None else self._audience.group(consumer)
+
     async def _keep_house(self) -> None:
         """Replay what was asked for, and forget events that can't come again."""
         cleaned = float("-inf")
@@ -160,9 +172,10 @@ class ConsumerRunner:
 class PartitionLoop:
     """Works on the partitions of one subscription; a partition that fails waits, the others go on."""
 
-    def __init__(self, subscription: Subscription, db: Database) -> None:
+    def __init__(self, subscription: Subscription, db: Database, audience: Audience | None = None) -> None:
         self.subscription = subscription
         self._db = db
+        self._audience = audience
         self._retry_at: dict[TopicPartition, float] = {}
         self._failures: dict[TopicPartition, int] = {}
         self._done: dict[TopicPartition, int] = {}
@@ -213,11 +226,23 @@ class PartitionLoop:
             if partition in consumer.assignment():
                 consumer.resume(partition)
 
+    def _delivery(self, record: "ConsumerRecord[bytes, bytes]") -> _Delivery:
+        audience = self._audience
+        if audience is not None and not audience.includes(record.headers):
+            return _Delivery(record, None)
+        try:
+            received = Received(*decode(record.headers, record.value))
+        except UnknownEventType:
+            return _Delivery(record, None)
+        except DecodeError as error:
+            return _Delivery(record, None, str(error))
+        return _Delivery(record, received if audience is None or audience.is_asked(received.event) else None)
+
     async def _took_together(self, batches: "Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]]") -> bool:
         """Handle a few records of several partitions in one transaction; False if they must be taken apart."""
         if sum(map(len, batches.values())) > _TOGETHER:
             return False
-        deliveries = [_delivery(record) for records in batches.values() for record in records]
+        deliveries = [self._delivery(record) for records in batches.values() for record in records]
         if not _readable(deliveries):
             return False
         try:
@@ -265,7 +290,7 @@ class PartitionLoop:
 
     async def handle(self, records: "Sequence[ConsumerRecord[bytes, bytes]]") -> Any:
         """Handle records of one partition; yield the offset to commit after each database commit."""
-        deliveries = [_delivery(record) for record in records]
+        deliveries = [self._delivery(record) for record in records]
         try:
             if _readable(deliveries):
                 await self._commit(deliveries)
@@ -391,12 +416,3 @@ def _event_label(record: "ConsumerRecord[bytes, bytes]") -> str:
     named = dict(record.headers).get("ce_type") or b""
     kind = EVENTS.get(named.decode(errors="replace"))
     return metrics.label(kind) if kind else metrics.UNREADABLE
-
-
-def _delivery(record: "ConsumerRecord[bytes, bytes]") -> _Delivery:
-    try:
-        return _Delivery(record, Received(*decode(record.headers, record.value)))
-    except UnknownEventType:
-        return _Delivery(record, None)
-    except DecodeError as error:
-        return _Delivery(record, None, str(error))

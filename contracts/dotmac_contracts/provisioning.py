@@ -5,7 +5,7 @@ from uuid import UUID
 from pydantic import Field
 
 from dotmac_contracts import topics
-from dotmac_contracts.envelope import Event
+from dotmac_contracts.envelope import Event, Tombstone
 from dotmac_contracts.tenant import Target
 
 
@@ -18,6 +18,11 @@ class DeploymentStarted(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
     """A deployment is under way."""
 
     target: Target = Field(description="Where to.")
+    dedicated_target: str | None = Field(
+        default=None,
+        description="Where to instead, to databases and instances of the tenant's own: `process`; more may come.",
+        examples=["process"],
+    )
     operation: str = Field(
         default="deploy",
         description="`deploy`, `suspend`, `maintain`, `resume`, `deprovision`; more may come.",
@@ -25,7 +30,15 @@ class DeploymentStarted(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
     )
 
 
-class WorkspaceRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+class OfWorkspace(_Deployment):
+    """Concerns the services of the ISP framework: the instance of each that works for the tenant."""
+
+    dedicated: bool = Field(
+        default=False, description="Whether the tenant has instances of its own, which alone do what is asked."
+    )
+
+
+class WorkspaceRequested(OfWorkspace, topic=topics.PROVISIONING_DEPLOYMENT):
     """Every service of the ISP framework is to prepare a tenant's workspace and to say when it is ready."""
 
     name: str = Field(description="The tenant's name.", examples=["Acme Fiber"])
@@ -34,7 +47,7 @@ class WorkspaceRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
     time_zone: str = Field(description="IANA time zone.", examples=["America/New_York"])
 
 
-class WorkspaceRemovalRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+class WorkspaceRemovalRequested(OfWorkspace, topic=topics.PROVISIONING_DEPLOYMENT):
     """A deployment failed: every service is to remove the workspace it prepared for it."""
 
 
@@ -62,11 +75,11 @@ class TenantTransitionReversalRequested(_Deployment, topic=topics.PROVISIONING_D
     step: str = Field(description="The deployment's step that is undone.", examples=["close_access"])
 
 
-class DataExportRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+class DataExportRequested(OfWorkspace, topic=topics.PROVISIONING_DEPLOYMENT):
     """A tenant leaves: every service is to write its data down."""
 
 
-class DataDeletionRequested(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
+class DataDeletionRequested(OfWorkspace, topic=topics.PROVISIONING_DEPLOYMENT):
     """A tenant leaves: every service is to delete its data, and to count what is left."""
 
     step: str = Field(description="The deployment's step that asks for it.", examples=["delete_data"])
@@ -81,6 +94,21 @@ class DeploymentFailed(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
 
     step: str = Field(description="The step that failed.", examples=["verify"])
     reason: str = Field(description="Why, for a person to act on.")
+
+
+class RouteAssigned(_Deployment, topic=topics.PROVISIONING_ROUTE_SNAPSHOT):
+    """A tenant has instances of its own: what it asks of these services goes to them from now on."""
+
+    addresses: dict[str, str] = Field(
+        description="By service, where the tenant's instance answers: http://host:port.",
+        examples=[{"customer": "http://127.0.0.1:20001", "billing": "http://127.0.0.1:20002"}],
+    )
+
+
+class RouteWithdrawn(Tombstone, topic=topics.PROVISIONING_ROUTE_SNAPSHOT):
+    """A tenant has no instances of its own any more."""
+
+    tenant_id: UUID = Field(description="The tenant.")
 
 
 class _Drift(Event):

@@ -143,6 +143,11 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     slug: str = Field(description="The tenant's short name.", examples=["acme"])
     name: str = Field(description="The tenant's name.", examples=["Acme Fiber"])
     target: Target = Field(description="Where to: `pooled` shares services and databases.")
+    dedicated_target: str | None = Field(
+        default=None,
+        description="Where to instead, to databases and instances of the tenant's own: `process`; more may come.",
+        examples=["process"],
+    )
     currency: str = Field(description="ISO 4217 code.", examples=["USD"])
     country: str = Field(description="ISO 3166-1 alpha-2 code.", examples=["US"])
     time_zone: str = Field(description="IANA time zone.", examples=["America/New_York"])

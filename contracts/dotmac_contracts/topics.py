@@ -70,6 +70,13 @@ PROVISIONING_DEPLOYMENT = Topic(
     "deployment_id",
     "How deployments go, and what they ask of other services.",
 )
+PROVISIONING_ROUTE_SNAPSHOT = Topic(
+    "provisioning.route-snapshot.v1",
+    "provisioning",
+    "tenant_id",
+    "Where tenants with instances of their own are answered now.",
+    compacted=True,
+)
 PROVISIONING_DRIFT = Topic(
     "provisioning.drift.v1",
     "provisioning",
@@ -146,6 +153,7 @@ ALL: tuple[Topic, ...] = (
     TENANT_SERVICE_ACCOUNT,
     TENANT_SESSION,
     PROVISIONING_DEPLOYMENT,
+    PROVISIONING_ROUTE_SNAPSHOT,
     PROVISIONING_DRIFT,
     CUSTOMER,
     CUSTOMER_SNAPSHOT,

@@ -27,7 +27,7 @@ from chassis.security.vault import Vault
 from chassis.service import Microservice, Service
 from chassis.settings import KafkaSettings, Settings
 from deploy.roles import SERVICES
-from dotmac_contracts.topics import ALL, TENANT_SESSION, TENANT_SNAPSHOT
+from dotmac_contracts.topics import ALL, PROVISIONING_ROUTE_SNAPSHOT, TENANT_SESSION, TENANT_SNAPSHOT
 
 
 class Resource(IntEnum):
@@ -75,12 +75,13 @@ def rules() -> frozenset[Rule]:
     """Return all that the services need: to write what they own, to read what they subscribe to, in their groups.
 
     Whoever verifies tokens reads which are revoked, and which tenants are closed, in no group: the gateway, a service,
-    and its API where it runs apart. An idempotent producer needs no more than to write
-    (since Kafka 3.0), and nobody else creates topics.
+    and its API where it runs apart. The gateway reads where tenants are as well. An idempotent producer needs no more
+    than to write (since Kafka 3.0), and nobody else creates topics.
     """
     told = (TENANT_SESSION, TENANT_SNAPSHOT)
     verify = (Rule(user, Resource.TOPIC, topic.name, Operation.READ) for user in USERS for topic in told)
-    return frozenset((*verify, *(rule for service in SERVICES for rule in _of(service))))
+    places = Rule("gateway", Resource.TOPIC, PROVISIONING_ROUTE_SNAPSHOT.name, Operation.READ)
+    return frozenset((*verify, places, *(rule for service in SERVICES for rule in _of(service))))
 
 
 def _of(service: str) -> Iterator[Rule]:

@@ -334,6 +334,9 @@ The platform is ready.
         }
         if name == "integration":
             own["WEBHOOK_ALLOW_LOOPBACK"] = "true"  # whoever tries it out receives on this machine
+        if name == "provisioning":
+            own["DEPLOYMENT_SERVER_URL"] = self.environment.get("DEPLOYMENT_SERVER_URL", self._server_url)
+            own["DEPLOYMENT_LOG_DIRECTORY"] = str(self._place.logs)
         if name == "tenant":
             own["BOOTSTRAP_ADMIN_EMAIL"], own["BOOTSTRAP_ADMIN_PASSWORD"] = self.administrator
         return {**common, **own}

@@ -9,6 +9,7 @@ from services.billing.use_cases.run_billing import BillingRuns
 MICROSERVICE = Microservice(
     name="billing",
     title="Billing",
+    dedicable=True,
     routers=[catalogue.router, invoicing.router],
     subscriptions=lambda service: [
         workspaces.subscription(service),

@@ -11,6 +11,7 @@ from services.customer.use_cases.run_import import run_import
 MICROSERVICE = Microservice(
     name="customer",
     title="Customers",
+    dedicable=True,
     routers=[imports.router, customers.router],
     streams=["/api/v1/customers/imports"],
     subscriptions=lambda service: [

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from chassis.http.problem import Conflict
 from chassis.persistence.database import Transaction
 from services.customer.domain.customer import FIELDS
 
@@ -32,6 +33,15 @@ def _columns(rows: Sequence[Row]) -> list[list[Any]]:
         [row[1] for row in rows],
         *([row[2][name] for row in rows] for name in FIELDS),
     ]
+
+
+async def require_workspace(tx: Transaction) -> None:
+    """Problem 409 if the transaction's tenant has no workspace here: its customers would be nobody's to bill.
+
+    So is one that has an instance of its own, where a request comes past it.
+    """
+    if await tx.fetchval("select 1 from workspace where removed_at is null") is None:
+        raise Conflict("not-deployed", "The tenant has no workspace: deploy it first.")
 
 
 async def insert_customers(tx: Transaction, tenant_id: UUID, rows: Sequence[Row]) -> None:

@@ -6,6 +6,7 @@ from chassis.worker import Worker
 from services.provisioning.api import deployments as api
 from services.provisioning.api import drifts, progress
 from services.provisioning.consumers import deployments
+from services.provisioning.instances import Supervisor
 from services.provisioning.settings import deployment_settings
 from services.provisioning.use_cases.advance import PROGRESS_CHANNEL
 from services.provisioning.use_cases.reconcile import Reconciler
@@ -20,10 +21,11 @@ def _workers(service: Service) -> list[Worker]:
     settings = deployment_settings()
 
     reconciler = Reconciler(service, settings)
-    return [
+    workers = [
         Deployer(service, settings),
         Worker("reconciler", reconciler.look, poll_seconds=settings.reconcile_seconds),
     ]
+    return [*workers, Supervisor(service, settings)] if settings.server_url else workers
 
 
 MICROSERVICE = Microservice(

@@ -89,7 +89,7 @@ HANDLED: dict[str, tuple[tuple[str, ...], set[str] | None]] = {
         },
     ),
     "customer": (("provisioning.deployment.v1",), {"WorkspaceRequested", "WorkspaceRemovalRequested"}),
-    "customer-quotas": (("tenant.tenant-snapshot.v1",), {"TenantSnapshot"}),
+    "customer-quotas": (("tenant.tenant-snapshot.v1",), {"TenantSnapshot", "TenantSnapshotRemoved"}),
     "billing-workspaces": (("provisioning.deployment.v1",), {"WorkspaceRequested", "WorkspaceRemovalRequested"}),
     "billing-customers": (("customer.customer.v1",), _CUSTOMER),
     "provisioning": (

@@ -65,8 +65,12 @@ class Findings:
 
 @asynccontextmanager
 async def fuzzed(say: Say) -> AsyncIterator[Stack]:
-    """Run a stack that nobody else uses: requests that are made up also suspend tenants, and have them leave."""
-    async with temporary("fuzz", partial(Stack, any_ports=True, say=say)) as stack:
+    """Run a stack that nobody else uses: requests that are made up also suspend tenants, and have them leave.
+
+    None gets processes of its own: they would be as many as chance has it.
+    """
+    make = partial(Stack, any_ports=True, say=say, environment={"DEPLOYMENT_SERVER_URL": ""})
+    async with temporary("fuzz", make) as stack:
         yield stack
 
 

@@ -6,8 +6,8 @@ from chassis.messaging.subscription import Received, Subscription
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts import topics
-from dotmac_contracts.tenant import TenantSnapshot
-from services.customer.use_cases.count_customers import keep_quotas
+from dotmac_contracts.tenant import TenantSnapshot, TenantSnapshotRemoved
+from services.customer.use_cases.count_customers import forget_quotas, keep_quotas
 
 
 def subscription(service: Service) -> Subscription:
@@ -16,4 +16,9 @@ def subscription(service: Service) -> Subscription:
     async def keep(tx: Transaction, received: Sequence[Received[TenantSnapshot]]) -> None:
         await keep_quotas(tx, service, received)
 
-    return Subscription("customer-quotas", [topics.TENANT_SNAPSHOT], {TenantSnapshot: keep})
+    async def forget(tx: Transaction, received: Sequence[Received[TenantSnapshotRemoved]]) -> None:
+        await forget_quotas(tx, [item.event.tenant_id for item in received])
+
+    return Subscription(
+        "customer-quotas", [topics.TENANT_SNAPSHOT], {TenantSnapshot: keep, TenantSnapshotRemoved: forget}
+    )

@@ -83,6 +83,11 @@ async def keep_quotas(tx: Transaction, service: Service, received: Sequence[Rece
     await publish(tx, outgoing, source=service.source, clock=service.clock)
 
 
+async def forget_quotas(tx: Transaction, tenants: Sequence[UUID]) -> None:
+    """Forget the plans of tenants that have left: of one with an instance of its own, nothing else was here."""
+    await tx.execute("delete from customer_quota where tenant_id = any($1::uuid[])", tenants)
+
+
 async def _add(tx: Transaction, tenant_id: UUID, by: int) -> Any:
     statement = "update customer_quota set used = used + $2 where tenant_id = $1 returning most, used, version"
     row = await tx.fetchrow(statement, tenant_id, by)

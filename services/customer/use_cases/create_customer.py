@@ -12,12 +12,16 @@ from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.customer import CustomerCreated
 from services.customer import metrics
-from services.customer.tables import insert_customers, lock_customer
+from services.customer.tables import insert_customers, lock_customer, require_workspace
 from services.customer.use_cases.count_customers import count
 
 
 async def create_customer(tx: Transaction, service: Service, tenant_id: UUID, fields: dict[str, Any]) -> Any:
-    """Insert a customer and tell of it; Problem 409 when its external reference is taken, or the quota is used up."""
+    """Insert a customer and tell of it.
+
+    Problem 409 when its external reference is taken, the quota is used up, or the tenant is not deployed here.
+    """
+    await require_workspace(tx)
     told = await count(tx, tenant_id, 1) if fields["status"] == "active" else []
     customer_id = new_id()
     try:

@@ -17,6 +17,7 @@ from chassis.persistence.database import Transaction
 from chassis.security.actors import current
 from chassis.service import Service
 from chassis.telemetry import traces
+from services.customer.tables import require_workspace
 
 CHUNK = 1000
 _LONGEST_LINE = 64 * 1024
@@ -42,10 +43,12 @@ async def staged(
 ) -> AsyncIterator[Staged]:
     """Store a file's rows in chunks, a transaction each: a slow upload holds no connection and no snapshot.
 
-    Problem 4xx when the file can't be read. What has not become an import when the context ends is removed.
+    Problem 4xx when the file can't be read, or the tenant is not deployed here. What has not become an import when the
+    context ends is removed.
     """
     import_id = new_id()
     async with service.db.for_tenant(tenant_id) as tx:
+        await require_workspace(tx)
         await tx.execute(
             "insert into customer_import (tenant_id, import_id, status, total) values ($1, $2, 'uploading', 0)",
             tenant_id,

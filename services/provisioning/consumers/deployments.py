@@ -47,7 +47,7 @@ def subscription(service: Service) -> Subscription:
             " $4::text[], $5::text[]) as x (t, d, g, o, r) on conflict do nothing",
             [item.event.tenant_id for item in received],
             [item.event.deployment_id for item in received],
-            [item.event.target for item in received],
+            [item.event.dedicated_target or item.event.target for item in received],
             [item.event.operation for item in received],
             [item.event.model_dump_json() for item in received],
         )

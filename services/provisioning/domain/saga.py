@@ -16,6 +16,10 @@ class Command(StrEnum):
     START = "start"
     WAIT = "wait"
     ALLOCATE = "allocate"
+    CREATE_DATABASES = "create_databases"
+    MIGRATE = "migrate"
+    START_INSTANCES = "start_instances"
+    ASSIGN_ROUTE = "assign_route"
     REQUEST_WORKSPACES = "request_workspaces"
     REQUEST_ADMINISTRATOR = "request_administrator"
     REQUEST_TRANSITION = "request_transition"
@@ -26,9 +30,26 @@ class Command(StrEnum):
     VERIFY_OPEN = "verify_open"
     REMOVE_WORKSPACES = "remove_workspaces"
     REMOVE_ADMINISTRATOR = "remove_administrator"
+    WITHDRAW_ROUTE = "withdraw_route"
+    STOP_INSTANCES = "stop_instances"
+    DROP_DATABASES = "drop_databases"
     REVERSE_TRANSITION = "reverse_transition"
     TELL_SUCCESS = "tell_success"
     TELL_FAILURE = "tell_failure"
+
+
+OF_TARGETS = frozenset(
+    {
+        Command.CREATE_DATABASES,
+        Command.MIGRATE,
+        Command.START_INSTANCES,
+        Command.ASSIGN_ROUTE,
+        Command.WITHDRAW_ROUTE,
+        Command.STOP_INSTANCES,
+        Command.DROP_DATABASES,
+    }
+)
+"""What a target does by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +105,29 @@ _DEPLOY: tuple[Recipe, ...] = (
 )
 
 
-def _again(*names: str) -> tuple[Recipe, ...]:
-    """Do these once more for a tenant that is at work: what it has built on them stays, even where that fails."""
-    return tuple(replace(recipe, undo=None) for recipe in _DEPLOY if recipe.name in names)
+_ALLOCATE, _WORKSPACES, _ADMINISTRATOR, _VERIFY = _DEPLOY
+
+
+def _of_target(do: Command, undo: Command | None = None, *, final: bool = False) -> Recipe:
+    """Return a step that the target itself does."""
+    return Recipe(do.value, do, timedelta(minutes=2), undo=undo, final=final)
+
+
+_DEPLOY_DEDICATED = (
+    _ALLOCATE,
+    _of_target(Command.CREATE_DATABASES, Command.DROP_DATABASES),
+    _of_target(Command.MIGRATE),
+    _of_target(Command.START_INSTANCES, Command.STOP_INSTANCES),
+    replace(_WORKSPACES, undo=None),  # they go with the databases
+    _ADMINISTRATOR,
+    _of_target(Command.ASSIGN_ROUTE, Command.WITHDRAW_ROUTE),
+    _VERIFY,
+)
+
+
+def _again(deploy: tuple[Recipe, ...], *but: str) -> tuple[Recipe, ...]:
+    """Do it once more for a tenant that is at work: what it has built on it stays, even where that fails."""
+    return tuple(replace(recipe, undo=None) for recipe in deploy if recipe.name not in but)
 
 
 def _close(status: str) -> tuple[Recipe, ...]:
@@ -104,7 +145,15 @@ def _deletion(name: str) -> Recipe:
     return Recipe(name, Command.REQUEST_DELETION, timedelta(minutes=10), _HOLDERS, final=True)
 
 
-_DEPROVISION = (
+_RETIRE = Recipe(
+    "retire",
+    Command.REQUEST_TRANSITION,
+    timedelta(minutes=1),
+    frozenset({"tenant"}),
+    status="deprovisioned",
+    final=True,
+)
+_LEAVE = (
     _transition("close_access", "deprovisioning"),
     _verify(Command.VERIFY_CLOSED, "deprovisioning"),
     GRACE,
@@ -112,27 +161,29 @@ _DEPROVISION = (
     _deletion("delete_data"),
     # Once more: what was under way when it was deleted is gone as well, and the counts are the proof.
     _deletion("prove_deletion"),
-    Recipe(
-        "retire",
-        Command.REQUEST_TRANSITION,
-        timedelta(minutes=1),
-        frozenset({"tenant"}),
-        status="deprovisioned",
-        final=True,
-    ),
+)
+_TEAR_DOWN = tuple(
+    _of_target(command, final=True)
+    for command in (Command.WITHDRAW_ROUTE, Command.STOP_INSTANCES, Command.DROP_DATABASES)
 )
 
-RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
-    "pooled": {
-        "deploy": _DEPLOY,
+
+def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> Mapping[str, tuple[Recipe, ...]]:
+    return {
+        "deploy": deploy,
         "suspend": _close("suspended"),
         "maintain": _close("maintenance"),
         "resume": _RESUME,
-        "deprovision": _DEPROVISION,
+        "deprovision": (*_LEAVE, *tear_down, _RETIRE),
         # Nobody orders these: the reconciler does, when something of a tenant is missing.
-        "repair": _again("prepare_workspaces", "verify"),
-        "repair_administrator": _again("create_administrator"),
+        "repair": _again(deploy, "allocate", "create_administrator"),
+        "repair_administrator": (replace(_ADMINISTRATOR, undo=None),),
     }
+
+
+RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
+    "pooled": _operations(_DEPLOY, ()),
+    "process": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN),
 }
 """By target and operation."""
 

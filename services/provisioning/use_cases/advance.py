@@ -29,7 +29,7 @@ from services.provisioning import metrics
 from services.provisioning.domain.progress import Entry, between
 from services.provisioning.domain.saga import Command, Saga
 from services.provisioning.tables import cause_of, saga_of, stored_actor, stored_cause, stored_steps
-from services.provisioning.targets import pooled
+from services.provisioning.targets import TARGETS
 
 DEPLOYER = "deployments"
 """The worker's name."""
@@ -63,8 +63,9 @@ class Unfolding:
             self.cause = cause
         before = self.saga
         if Command.ALLOCATE in saga.commands:
-            self.placement = pooled.PLACEMENT
-            saga = saga.done("allocate", "self", now)
+            target = TARGETS[saga.target]
+            self.placement, refusal = target.placement(self.row["tenant_id"]), target.refusal()
+            saga = saga.failed("allocate", refusal, now) if refusal else saga.done("allocate", "self", now)
         for command in saga.commands:
             self._do(command, saga)
         self.saga = replace(saga, commands=())
@@ -163,16 +164,18 @@ async def _keep_log(tx: Transaction, now: datetime, unfoldings: Sequence[Unfoldi
 def _event(command: Command, row: Any, saga: Saga) -> Event | None:
     ids: dict[str, UUID] = {"deployment_id": row["deployment_id"], "tenant_id": row["tenant_id"]}
     request = row["request"]
+    whose = {"dedicated": TARGETS[row["target"]].dedicated}
     place = {name: request[name] for name in ("name", "currency", "country", "time_zone")}
     match command:
         case Command.START:
-            return DeploymentStarted(**ids, target=request["target"], operation=saga.operation)
+            where = {name: request.get(name) for name in ("target", "dedicated_target")}
+            return DeploymentStarted(**ids, **where, operation=saga.operation)
         case Command.REQUEST_WORKSPACES:
-            return WorkspaceRequested(**ids, **place)
+            return WorkspaceRequested(**ids, **whose, **place)
         case Command.REQUEST_ADMINISTRATOR:
             return AdministratorRequested(**ids, email=request["administrator_email"])
         case Command.REMOVE_WORKSPACES:
-            return WorkspaceRemovalRequested(**ids)
+            return WorkspaceRemovalRequested(**ids, **whose)
         case Command.REMOVE_ADMINISTRATOR:
             return AdministratorRemovalRequested(**ids)
         case Command.REQUEST_TRANSITION:
@@ -183,15 +186,19 @@ def _event(command: Command, row: Any, saga: Saga) -> Event | None:
         case Command.REVERSE_TRANSITION:
             return TenantTransitionReversalRequested(**ids, step=_step_at(saga))
         case Command.REQUEST_EXPORT:
-            return DataExportRequested(**ids)
+            return DataExportRequested(**ids, **whose)
         case Command.REQUEST_DELETION:
-            return DataDeletionRequested(**ids, step=_step_at(saga))
+            return DataDeletionRequested(**ids, **whose, step=_step_at(saga))
         case Command.TELL_SUCCESS:
             return DeploymentSucceeded(**ids)
         case Command.TELL_FAILURE:
             return DeploymentFailed(**ids, step=saga.failed_step or "", reason=saga.reason or "")
         case Command.ALLOCATE | Command.WAIT | Command.VERIFY | Command.VERIFY_CLOSED | Command.VERIFY_OPEN:
             return None  # its own work
+        case Command.CREATE_DATABASES | Command.MIGRATE | Command.START_INSTANCES | Command.ASSIGN_ROUTE:
+            return None  # its target's
+        case Command.WITHDRAW_ROUTE | Command.STOP_INSTANCES | Command.DROP_DATABASES:
+            return None
 
 
 def _step_at(saga: Saga) -> str:

@@ -10,8 +10,8 @@ import aiohttp
 from chassis.ids import PLATFORM_TENANT
 from chassis.security.tokens import TokenIssuer
 from chassis.settings import Settings
+from services.provisioning import access
 from services.provisioning.domain.drift import Seen
-from services.provisioning.targets import pooled
 
 _PAGE = 200
 _AT_ONCE = 20
@@ -47,8 +47,8 @@ async def seen(settings: Settings, page: list[dict[str, Any]], with_administrato
         tenant_id, refused_as = UUID(tenant["id"]), None
         async with turns:
             if tenant["status"] != "deprovisioned":  # of one that has left nobody need know for long
-                refused_as = await pooled.standing(settings, tenant_id)
-            there = await pooled.workspaces(settings, tenant_id)
+                refused_as = await access.standing(settings, tenant_id)
+            there = await access.workspaces(settings, tenant_id)
         deployment = tenant["deployment_id"]
         return Seen(
             tenant["status"],

@@ -16,12 +16,11 @@ from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.provisioning import DriftFound, DriftResolved
-from services.provisioning import metrics
+from services.provisioning import access, metrics
 from services.provisioning.domain.drift import Finding, Kind, Record, Remedy, drifts
 from services.provisioning.domain.saga import Saga
 from services.provisioning.settings import DeploymentSettings
 from services.provisioning.tables import lock_deployments
-from services.provisioning.targets import pooled
 from services.provisioning.use_cases import observe
 from services.provisioning.use_cases.advance import Unfolding, save
 
@@ -114,7 +113,7 @@ class Reconciler:
         for item, seen in zip(idle, await observe.seen(self._service.settings, idle, administered), strict=True):
             tenant_id = UUID(item["id"])
             record = _record(known.get(tenant_id))
-            for kind, finding in drifts(record, seen, pooled.refusal(seen.status)).items():
+            for kind, finding in drifts(record, seen, access.refusal(seen.status)).items():
                 if finding is None:
                     well.append((tenant_id, kind))
                     continue

@@ -7,7 +7,7 @@ deployment over once the lease has ended. What was done twice so has happened on
 import asyncio
 from collections.abc import Awaitable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -17,10 +17,11 @@ from chassis.messaging.consumer import TRANSIENT
 from chassis.service import Service
 from chassis.telemetry import traces
 from chassis.worker import Worker
-from services.provisioning.domain.saga import Command, Recipe, Saga
+from services.provisioning import access
+from services.provisioning.domain.saga import OF_TARGETS, Command, Recipe, Saga
 from services.provisioning.settings import DeploymentSettings
 from services.provisioning.tables import COLUMNS, cause_of, lock_deployments, saga_of
-from services.provisioning.targets import pooled
+from services.provisioning.targets import TARGETS
 from services.provisioning.use_cases.advance import DEPLOYER, Unfolding, save
 from services.provisioning.use_cases.queue import admit
 
@@ -28,6 +29,14 @@ log = structlog.get_logger()
 
 _HANDS = 20
 """Deployments that a process works on at once, in steps of its own."""
+
+
+class Verdict(NamedTuple):
+    """What came of a step that was worked on: its name, how it stood when that began, and what is wrong if anything."""
+
+    name: str
+    status: str
+    wrong: str | None
 
 
 class Deployer(Worker):
@@ -126,11 +135,11 @@ class Deployer(Worker):
             del self._running[deployment_id], self._tenants[deployment_id]
             self.wake()
 
-    async def _looked_at(self, row: Any) -> tuple[str, str | None] | None:
-        """Return the name of the step that was done, or looked at, and what is wrong if anything; None at others'."""
+    async def _looked_at(self, row: Any) -> Verdict | None:
+        """Do, undo or look at the step that is under way; None at others' steps."""
         saga = saga_of(row)
         step = saga.current
-        work = _own_work(self._service, row, saga.recipe(step.name)) if step and step.status == "running" else None
+        work = _own_work(self._service, row, saga.recipe(step.name), step.status) if step else None
         if step is None or work is None:
             return None
         cause = cause_of(row)
@@ -139,11 +148,11 @@ class Deployer(Worker):
         with traces.span(f"{verb} a deployment", attributes, parent=cause.traceparent if cause else None):
             try:
                 async with asyncio.timeout(saga.recipe(step.name).timeout.total_seconds()):
-                    return step.name, await work
+                    return Verdict(step.name, step.status, await work)
             except TRANSIENT as error:
-                return step.name, str(error) or type(error).__name__
+                return Verdict(step.name, step.status, str(error) or type(error).__name__)
 
-    async def _conclude(self, row: Any, verdict: tuple[str, str | None] | None) -> None:
+    async def _conclude(self, row: Any, verdict: Verdict | None) -> None:
         """Move the deployment on, if nobody has taken it over meanwhile."""
         tenants, now = [row["tenant_id"]], self._service.clock.now()
         async with self._service.consumer_db.for_tenants(tenants) as tx:
@@ -154,25 +163,29 @@ class Deployer(Worker):
                     await save(tx, self._service, [item], looked=True)
 
 
-def _next(saga: Saga, verdict: tuple[str, str | None] | None, now: datetime) -> Saga:
+def _next(saga: Saga, verdict: Verdict | None, now: datetime) -> Saga:
     """Return what a look at a deployment leads to; what was done may not be what it is at any more."""
     step = saga.current
     if step is not None and step.status == "running" and step.until is not None and step.until <= now:
         return saga.done(step.name, "self", now)
-    if verdict is None:
+    if verdict is None or step is None or (step.name, step.status) != (verdict.name, verdict.status):
         return saga.timed_out(now)
-    name, wrong = verdict
-    return saga.noted(name, wrong).timed_out(now) if wrong else saga.done(name, "self", now)
+    if verdict.wrong:
+        return saga.noted(step.name, verdict.wrong).timed_out(now)
+    return saga.done(step.name, "self", now) if step.status == "running" else saga.undone(step.name, "self", now)
 
 
-def _own_work(service: Service, row: Any, recipe: Recipe) -> Awaitable[str | None] | None:
+def _own_work(service: Service, row: Any, recipe: Recipe, status: str) -> Awaitable[str | None] | None:
     """Return what provisioning does for a step, which gives what is wrong if anything; None at others' steps."""
-    match recipe.do:
+    command = recipe.do if status == "running" else recipe.undo
+    match command:
         case Command.VERIFY:
-            return pooled.verify(service.settings, row["tenant_id"])
+            return access.verify(service.settings, row["tenant_id"])
         case Command.VERIFY_OPEN:
-            return pooled.verify_open(service.settings, row["tenant_id"])
+            return access.verify_open(service.settings, row["tenant_id"])
         case Command.VERIFY_CLOSED:
-            return pooled.verify_closed(service.settings, row["tenant_id"], recipe.status or "")
+            return access.verify_closed(service.settings, row["tenant_id"], recipe.status or "")
+        case command if command in OF_TARGETS:
+            return TARGETS[row["target"]].do(service, row, command)
         case _:
             return None

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictBool
 from chassis.http.fields import PLAIN, Country, Currency, Email, ShortText, Text, TimeZone, Whole, only_a_number
 from chassis.http.models import RowView, Strict
 from services.tenant.domain.plans import PlanCode
-from services.tenant.domain.tenant import Operation
+from services.tenant.domain.tenant import Operation, Target
 from services.tenant.use_cases.invite import Invitation
 
 Slug = Annotated[str, Field(min_length=3, max_length=40, pattern="^[a-z][a-z0-9-]{1,38}[a-z0-9]$", examples=["acme"])]
@@ -78,6 +78,11 @@ class OperationOrder(Strict):
     """What is to be done with a tenant; by default it is deployed."""
 
     operation: Operation = Operation.DEPLOY
+    target: Target | None = Field(
+        default=None,
+        description="Where to deploy it, by default `pooled`; `process` gives it databases and processes of its own."
+        " All other operations are done where it is.",
+    )
     reason: Text | None = Field(default=None, description="Why; the tenant is told.")
     grace_seconds: Annotated[int, Field(ge=0, le=366 * 24 * 3600), BeforeValidator(only_a_number)] | None = Field(
         default=None, description="How long to wait before it takes effect: not at all, but 30 days to deprovision."

@@ -56,6 +56,13 @@ class Operation(StrEnum):
     DEPROVISION = "deprovision"
 
 
+class Target(StrEnum):
+    """Where a tenant can be deployed to."""
+
+    POOLED = "pooled"
+    PROCESS = "process"
+
+
 _BEGINS_IN: Mapping[Operation, frozenset[Status]] = {
     Operation.DEPLOY: frozenset({Status.REGISTERED, Status.FAILED}),
     Operation.SUSPEND: frozenset({Status.ACTIVE}),
@@ -117,6 +124,18 @@ class Tenant:
             those = " or ".join(sorted(_BEGINS_IN[operation]))
             raise Refused(f"the tenant is {self.status}: to {operation} it, it has to be {those}")
         return self.go(Status.DEPLOYING, deployment_id) if operation is Operation.DEPLOY else self
+
+    def target(self, operation: Operation, wanted: Target | None, last: Target | None) -> Target:
+        """Return where an operation is done: a deployment where it is wanted, all else where the tenant is.
+
+        `last`: where the last operation was. Refused if another target is wanted than the one where it is.
+        """
+        if operation is Operation.DEPLOY:
+            return wanted or Target.POOLED
+        where = Target.POOLED if last is None or self.status in (Status.REGISTERED, Status.FAILED) else last
+        if wanted not in (None, where):
+            raise Refused(f"the tenant is at the target {where}: to {operation} it elsewhere is not possible")
+        return where
 
     def go(self, status: Status, deployment_id: UUID | None) -> "Tenant":
         """Go to a status, for a deployment; where it is there already, nothing changes."""

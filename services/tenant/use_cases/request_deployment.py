@@ -8,9 +8,11 @@ from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.tenant import DeploymentRequested
-from services.tenant.domain.tenant import GRACE_SECONDS, Operation, Refused
+from services.tenant.domain.tenant import GRACE_SECONDS, Operation, Refused, Target
 from services.tenant.tables import lock_tenant
 from services.tenant.use_cases.transition import transition
+
+_LAST_TARGET = "select target from deployment_order where tenant_id = $1 order by deployment_id desc limit 1"
 
 
 async def request_deployment(
@@ -19,6 +21,7 @@ async def request_deployment(
     tenant_id: UUID,
     requested_by: str,
     operation: Operation = Operation.DEPLOY,
+    target: Target | None = None,
     reason: str | None = None,
     grace_seconds: int | None = None,
 ) -> UUID:
@@ -35,10 +38,12 @@ async def request_deployment(
     )
     if under_way is not None:
         raise Refused(f"the deployment {under_way['deployment_id']} ({under_way['operation']}) is under way")
+    last = await tx.fetchval(_LAST_TARGET, tenant_id)
+    target = tenant.target(operation, target, Target(last) if last else None)
     told = await transition(tx, service, tenant, ordered, reason=reason, requested_by=requested_by)
     await tx.execute(
         "insert into deployment_order (tenant_id, deployment_id, operation, reason, grace_seconds, requested_by,"
-        " version, requested_at) values ($1, $2, $3, $4, $5, $6, 1, $7)",
+        " version, requested_at, target) values ($1, $2, $3, $4, $5, $6, 1, $7, $8)",
         tenant_id,
         deployment_id,
         operation,
@@ -46,6 +51,7 @@ async def request_deployment(
         grace_seconds,
         requested_by,
         service.clock.now(),
+        target,
     )
     profile = tenant.profile
     event = DeploymentRequested(
@@ -54,6 +60,7 @@ async def request_deployment(
         slug=profile.slug,
         name=profile.name,
         target="pooled",
+        dedicated_target=None if target == Target.POOLED else target,
         currency=profile.currency,
         country=profile.country,
         time_zone=profile.time_zone,

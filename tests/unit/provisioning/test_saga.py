@@ -15,20 +15,24 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PARTIES = ("self", "customer", "billing", "tenant")
 OPERATIONS = RECIPES["pooled"]
 GRACE = timedelta(seconds=90)
-NAMES = sorted({recipe.name for recipes in OPERATIONS.values() for recipe in recipes})
+NAMES = sorted({recipe.name for each in RECIPES.values() for recipes in each.values() for recipe in recipes})
 ENDS = (Command.TELL_SUCCESS, Command.TELL_FAILURE)
-UNDOES = {recipe.undo for recipes in OPERATIONS.values() for recipe in recipes}
 
 
 class Deployment(RuleBasedStateMachine):
     """Every party may say anything at any time."""
 
-    @initialize(operation=sampled_from(sorted(OPERATIONS)), grace=sampled_from((timedelta(), GRACE)))
-    def begin(self, operation: str, grace: timedelta) -> None:
+    @initialize(
+        place=sampled_from(sorted(RECIPES)),
+        operation=sampled_from(sorted(OPERATIONS)),
+        grace=sampled_from((timedelta(), GRACE)),
+    )
+    def begin(self, place: str, operation: str, grace: timedelta) -> None:
         self.now = NOW
         self.asked: list[Command] = []
-        self.take(Saga.order("pooled", operation, NOW, grace))
+        self.take(Saga.order(place, operation, NOW, grace))
         self.plan = self.saga.recipes
+        self.undoes = {recipe.undo for recipe in self.plan}
 
     def take(self, saga: Saga) -> None:
         self.asked += saga.commands
@@ -87,10 +91,10 @@ class Deployment(RuleBasedStateMachine):
 
     @invariant()
     def steps_begin_in_order_and_what_was_begun_is_undone_in_reverse(self) -> None:
-        done = [command for command in self.asked if command not in (*UNDOES, *ENDS, Command.START)]
+        done = [command for command in self.asked if command not in (*self.undoes, *ENDS, Command.START)]
         begun = self.plan[: len(done)]
         assert done == [recipe.do for recipe in begun]
-        undone = [command for command in self.asked if command in UNDOES]
+        undone = [command for command in self.asked if command in self.undoes]
         final = any(recipe.final for recipe in begun)
         to_undo = [recipe.undo for recipe in reversed(begun) if recipe.undo and not final]
         assert undone == to_undo[: len(undone)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import booleans, lists, one_of, sampled_from, tuples
 
-from services.tenant.domain.tenant import TRANSITIONS, Operation, Profile, Refused, Status, Tenant
+from services.tenant.domain.tenant import TRANSITIONS, Operation, Profile, Refused, Status, Target, Tenant
 
 PROFILE = Profile("Acme", "acme", "a@acme.example", "standard", "USD", "US", "America/New_York")
 BEGINS = {
@@ -35,6 +35,17 @@ def test_an_operation_begins_where_it_is_allowed_and_nowhere_else(operation: Ope
         assert (after.status, after.version, after.deployment_id) == (Status.DEPLOYING, 2, deployment)
     else:  # its status changes when the deployment gets there
         assert after is before
+
+
+def test_only_a_deployment_chooses_a_target_and_all_else_is_done_where_the_tenant_is() -> None:
+    assert tenant(Status.REGISTERED).target(Operation.DEPLOY, None, None) is Target.POOLED
+    assert tenant(Status.FAILED).target(Operation.DEPLOY, Target.PROCESS, Target.POOLED) is Target.PROCESS
+    assert tenant(Status.ACTIVE).target(Operation.SUSPEND, None, Target.PROCESS) is Target.PROCESS
+    assert tenant(Status.SUSPENDED).target(Operation.RESUME, Target.PROCESS, Target.PROCESS) is Target.PROCESS
+    # What failed has left nothing where it was to be.
+    assert tenant(Status.FAILED).target(Operation.DEPROVISION, None, Target.PROCESS) is Target.POOLED
+    with pytest.raises(Refused, match="at the target process"):
+        tenant(Status.ACTIVE).target(Operation.SUSPEND, Target.POOLED, Target.PROCESS)
 
 
 @given(

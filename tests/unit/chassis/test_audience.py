@@ -1,0 +1,50 @@
+"""A tenant's own instance takes what is that tenant's; the shared one takes what is asked of it, and all tell."""
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from chassis.messaging.audience import Audience
+from dotmac_contracts.envelope import Event
+from dotmac_contracts.provisioning import DataExportRequested, DeploymentSucceeded
+
+OWN, OTHER = uuid4(), uuid4()
+
+
+def headers(tenant: UUID, source: str) -> tuple[tuple[str, bytes], ...]:
+    return ("ce_source", source.encode()), ("ce_tenantid", str(tenant).encode())
+
+
+@pytest.mark.parametrize(
+    ("dedicated_to", "tenant", "source", "taken"),
+    [
+        (None, OTHER, "/services/customer", True),
+        (None, OWN, f"/services/customer/{OWN}", False),
+        (OWN, OWN, f"/services/customer/{OWN}", True),
+        (OWN, OWN, "/services/tenant", True),
+        (OWN, OTHER, "/services/customer", False),
+    ],
+)
+def test_whose_event_it_is_decides(dedicated_to: UUID | None, tenant: UUID, source: str, taken: bool) -> None:
+    assert Audience(dedicated_to).includes(headers(tenant, source)) is taken
+
+
+@pytest.mark.parametrize(("dedicated_to", "asked"), [(None, False), (OWN, True)])
+def test_what_is_asked_of_a_tenants_own_instance_the_shared_one_leaves_alone(
+    dedicated_to: UUID | None, asked: bool
+) -> None:
+    ids = {"deployment_id": uuid4(), "tenant_id": OWN}
+    audience = Audience(dedicated_to)
+    asking: list[Event] = [DataExportRequested(**ids, dedicated=True)]
+    assert [audience.is_asked(event) for event in asking] == [asked]
+    assert audience.is_asked(DeploymentSucceeded(**ids))
+    assert Audience(None).is_asked(DataExportRequested(**ids))
+
+
+def test_a_record_without_headers_is_read_by_the_shared_instance_alone() -> None:
+    assert Audience(None).includes(())
+    assert not Audience(OWN).includes(())
+
+
+def test_a_tenants_own_instance_shares_a_group_with_nobody() -> None:
+    assert [Audience(whose).group("customer") for whose in (None, OWN)] == ["customer", f"customer-{OWN}"]
