@@ -5,7 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +15,10 @@ import pytest
 
 from chassis.ids import PLATFORM_TENANT, new_id
 from deploy.stack.stack import Stack
+from services.integration.use_cases.forget_entries import forget_entries
 from tests.api import Api, eventually
 from tests.conftest import Tenant
+from tests.integration.test_feed import integration_service
 from tests.integration.test_flow import accounts, billed, imported
 
 V1 = "/api/v1"
@@ -293,3 +295,53 @@ async def test_a_slow_reader_of_an_export_holds_up_nobody(isp: Tenant, http: aio
     finally:
         for answer in opened:
             answer.close()
+
+
+async def test_what_is_older_than_it_is_to_be_kept_is_deleted_and_what_is_known_by_it_stays_known(
+    stack: Stack,
+) -> None:
+    tenant, changed, unchanged, deleted = (new_id() for _ in range(4))
+    owner = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_integration")
+    try:
+        async with owner.transaction():  # the stack's own worker sees all of it or nothing
+            for resource, version, days, after in (
+                (unchanged, 1, 500, {"name": "first"}),
+                (changed, 1, 500, {"name": "first"}),
+                (changed, 2, 399, {"name": "second"}),
+                (deleted, 1, 500, {"name": "first"}),
+                (deleted, 2, 401, None),
+                (new_id(), 1, 401, None),
+            ):
+                await owner.execute(
+                    "insert into audit_entry (tenant_id, occurred_at, entry_id, action, resource_type, resource_id,"
+                    " version, after) values ($1, now() - $2::interval, uuidv7(), 'x', 'customer.customer', $3, $4, $5)",
+                    tenant,
+                    timedelta(days=days),
+                    str(resource),
+                    version,
+                    json.dumps(after) if after else None,
+                )
+            await owner.execute(
+                "insert into audit_state values ($1, 'customer.customer', $2, '{\"name\": \"second\"}')",
+                tenant,
+                str(changed),
+            )
+    finally:
+        await owner.close()
+    async with integration_service(stack) as service:
+
+        async def left() -> bool:
+            await forget_entries(service, 400)  # the stack's own may be faster
+            async with service.db.for_tenant(tenant) as tx:
+                rows = await tx.fetch("select resource_id, version from audit_entry")
+            return [tuple(row) for row in rows] == [(str(changed), 2)]
+
+        await eventually(left)
+        async with service.consumer_db.for_tenants([tenant]) as tx:
+            rows = await tx.fetch("select resource_id, state from audit_state")
+            assert {row["resource_id"]: row["state"]["name"] for row in rows} == {
+                str(changed): "second",
+                str(unchanged): "first",
+            }
+            # The consumers' role sees old entries of all tenants.
+            await tx.execute("delete from audit_entry")
