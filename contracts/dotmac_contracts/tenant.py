@@ -389,6 +389,20 @@ class SessionEnded(_Session, topic=topics.TENANT_SESSION):
     )
 
 
+class SignedIn(_Session, topic=topics.TENANT_SESSION):
+    """A user signed in with a password, and has a session."""
+
+    session_id: UUID = Field(description="The session, by its tokens' claim `sid`.")
+
+
+class SignInFailed(_Session, topic=topics.TENANT_SESSION):
+    """Somebody who knows a user's name was not let in. Of a name that is nobody's nothing is told."""
+
+    reason: str = Field(description="`password`, `code` (of the second factor) or another.", examples=["password"])
+    failures: int = Field(description="How many attempts in a row were not right, with this one.", examples=[3])
+    locked_seconds: int = Field(description="For how long nobody can sign in by this name.", examples=[0])
+
+
 class TenantDataExported(DataExported, topic=topics.TENANT_DEPARTURE):
     """The tenant service has written a tenant's data down, or could not."""
 

@@ -61,7 +61,7 @@ TENANT_SESSION = Topic(
     "tenant.session.v1",
     "tenant",
     "user_id",
-    "Access tokens that were revoked, kept longer than any token lives.",
+    "Sign-ins, and access tokens that were revoked, kept longer than any token lives.",
     retention_ms=_DAY_MS,
 )
 PROVISIONING_DEPLOYMENT = Topic(

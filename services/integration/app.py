@@ -8,8 +8,9 @@ from chassis.worker import Worker
 from services.integration.api import audit, feed, webhooks
 from services.integration.consumers import audit as audit_log
 from services.integration.consumers import departures, events
-from services.integration.settings import webhook_settings
+from services.integration.settings import audit_settings, webhook_settings
 from services.integration.use_cases.deliver import Dispatcher
+from services.integration.use_cases.forget_entries import forget_entries
 from services.integration.use_cases.forget_events import forget_events
 from services.integration.use_cases.record_events import FEED_CHANNEL
 
@@ -24,6 +25,11 @@ def _workers(service: Service) -> list[Worker]:
     return [
         Dispatcher(service, webhook_settings()),
         Worker("forgetting", partial(forget_events, service), poll_seconds=_FORGET_SECONDS),
+        Worker(
+            "audit-retention",
+            partial(forget_entries, service, audit_settings().retention_days),
+            poll_seconds=_FORGET_SECONDS,
+        ),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Settings of webhooks, read from the environment once, at start."""
+"""Settings of webhooks and of the audit log, read from the environment once, at start."""
 
 from functools import cache
 
@@ -30,3 +30,18 @@ class WebhookSettings(BaseSettings):
 def webhook_settings() -> WebhookSettings:
     """Return the settings of this process."""
     return WebhookSettings()
+
+
+class AuditSettings(BaseSettings):
+    """The audit log; a variable is `AUDIT_` and a name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="AUDIT_", extra="ignore", frozen=True)
+
+    retention_days: int = Field(default=400, ge=90, le=36500)
+    """How long an entry is kept. Fewer than 90 days the database does not allow either."""
+
+
+@cache
+def audit_settings() -> AuditSettings:
+    """Return the settings of this process."""
+    return AuditSettings()

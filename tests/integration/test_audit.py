@@ -5,9 +5,9 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import aiohttp
 import asyncpg
@@ -15,8 +15,11 @@ import pytest
 
 from chassis.ids import PLATFORM_TENANT, new_id
 from deploy.stack.stack import Stack
-from tests.api import Api, eventually
-from tests.conftest import Tenant
+from services.integration.use_cases.forget_entries import forget_entries
+from services.tenant.domain.attempts import FREE
+from tests.api import Answer, Api, eventually
+from tests.conftest import PASSWORD, Tenant
+from tests.integration.test_feed import integration_service
 from tests.integration.test_flow import accounts, billed, imported
 
 V1 = "/api/v1"
@@ -132,6 +135,52 @@ async def test_a_program_acts_as_what_it_is(isp: Tenant, public: Api) -> None:
     log = json.dumps((await isp.api.send("GET", f"{LOG}/export")).expect(200))
     assert made["key"] not in log
     assert account["secret"] not in log
+
+
+async def test_sign_ins_and_failed_ones_are_told_and_of_strangers_nothing(
+    stack: Stack, public: Api, isp: Tenant, database: "asyncpg.Connection[Any]"
+) -> None:
+    user, name = subject(isp.api), f"{uuid4().hex}@nobody.example"
+    told = {"resource_type": "tenant.session", "resource_id": user}
+
+    async def complete() -> bool:
+        known = {entry["id"] for entry in (await isp.api.send("GET", f"{LOG}/export")).expect(200)}
+        return known >= await published(stack, isp.id, ["tenant"])
+
+    await eventually(complete)
+    before = len((await isp.api.send("GET", LOG, params={"limit": "200", **told})).expect(200)["items"])
+
+    async def tried(username: str, password: str) -> Answer:
+        form = {"username": username, "password": password, "tenant": isp.slug}
+        return await public.send("POST", f"{V1}/auth/token", form=form)
+
+    for _ in range(FREE):
+        (await tried(isp.administrator, "wrong horse battery")).problem(401, "invalid-credentials")
+        (await tried(name, "wrong horse battery")).problem(401, "invalid-credentials")
+    await database.execute("update sign_in_attempts set last_at = now() + interval '1 minute'")
+    for _ in range(3):  # locked: nothing more is told
+        assert (await tried(isp.administrator, PASSWORD)).status == 429
+        assert (await tried(name, PASSWORD)).status == 429
+    await database.execute("update sign_in_attempts set last_at = last_at - interval '5 minutes'")
+    session = (await tried(isp.administrator, PASSWORD)).expect(200)
+    (await public.as_(session["access_token"]).send("POST", f"{V1}/auth/logout")).expect(204)
+    *failed, opened, ended = (await entries(isp.api, before + FREE + 2, **told))[before:]
+    assert {entry["action"] for entry in failed} == {"dotmac.tenant.SignInFailed"}
+    assert {(entry["actor_kind"], entry["actor"], entry["client_address"]) for entry in failed} == {
+        ("anonymous", None, "127.0.0.1")
+    }
+    assert [entry["after"]["failures"] for entry in failed] == [*range(1, FREE + 1)]
+    assert failed[-1]["after"]["locked_seconds"] == 1
+    assert [(entry["action"], entry["actor"]) for entry in (opened, ended)] == [
+        ("dotmac.tenant.SignedIn", user),
+        ("dotmac.tenant.SessionEnded", user),
+    ]
+    assert ended["after"]["reason"] == "signed-out"
+    log = json.dumps((await isp.api.send("GET", f"{LOG}/export")).expect(200))
+    for secret in ("horse battery", name, session["access_token"], session["refresh_token"]):
+        assert secret not in log
+    hashed = "select count(*) from sign_in_attempts where account = sha256(convert_to($1 || chr(10) || $2, 'UTF8'))"
+    assert await database.fetchval(hashed, name, isp.slug) == 1
 
 
 async def test_nobody_chooses_the_address_that_is_written_down(isp: Tenant) -> None:
@@ -293,3 +342,54 @@ async def test_a_slow_reader_of_an_export_holds_up_nobody(isp: Tenant, http: aio
     finally:
         for answer in opened:
             answer.close()
+
+
+async def test_what_is_older_than_it_is_to_be_kept_is_deleted_and_what_is_known_by_it_stays_known(
+    stack: Stack,
+) -> None:
+    tenant, changed, unchanged, deleted = (new_id() for _ in range(4))
+    owner = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_integration")
+    try:
+        async with owner.transaction():  # the stack's own worker sees all of it or nothing
+            for resource, version, days, after in (
+                (unchanged, 1, 500, {"name": "first"}),
+                (changed, 1, 500, {"name": "first"}),
+                (changed, 2, 399, {"name": "second"}),
+                (deleted, 1, 500, {"name": "first"}),
+                (deleted, 2, 401, None),
+                (new_id(), 1, 401, None),
+            ):
+                await owner.execute(
+                    "insert into audit_entry (tenant_id, occurred_at, entry_id, action, resource_type, resource_id,"
+                    " version, after) values"
+                    " ($1, now() - $2::interval, uuidv7(), 'x', 'customer.customer', $3, $4, $5)",
+                    tenant,
+                    timedelta(days=days),
+                    str(resource),
+                    version,
+                    json.dumps(after) if after else None,
+                )
+            await owner.execute(
+                "insert into audit_state values ($1, 'customer.customer', $2, '{\"name\": \"second\"}')",
+                tenant,
+                str(changed),
+            )
+    finally:
+        await owner.close()
+    async with integration_service(stack) as service:
+
+        async def left() -> bool:
+            await forget_entries(service, 400)  # the stack's own may be faster
+            async with service.db.for_tenant(tenant) as tx:
+                rows = await tx.fetch("select resource_id, version from audit_entry")
+            return [tuple(row) for row in rows] == [(str(changed), 2)]
+
+        await eventually(left)
+        async with service.consumer_db.for_tenants([tenant]) as tx:
+            rows = await tx.fetch("select resource_id, state from audit_state")
+            assert {row["resource_id"]: row["state"]["name"] for row in rows} == {
+                str(changed): "second",
+                str(unchanged): "first",
+            }
+            # The consumers' role sees old entries of all tenants.
+            await tx.execute("delete from audit_entry")

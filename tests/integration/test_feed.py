@@ -247,8 +247,8 @@ async def test_killed_the_service_records_each_event_once(stack: Stack, isp: Ten
 # Beneath
 
 
-@pytest.fixture
-async def service(stack: Stack) -> AsyncIterator[Service]:
+@contextlib.asynccontextmanager
+async def integration_service(stack: Stack) -> AsyncIterator[Service]:
     """The service's parts, as its processes have them, in this one."""
     url = stack.database_url("integration", "consumer")
     async with contextlib.AsyncExitStack() as closing:
@@ -257,6 +257,12 @@ async def service(stack: Stack) -> AsyncIterator[Service]:
             await database.connect()
             closing.push_async_callback(database.close)
         yield Service("integration", Settings(), *databases, SystemClock(), TokenVerifier(""), Vault("x" * 32))
+
+
+@pytest.fixture
+async def service(stack: Stack) -> AsyncIterator[Service]:
+    async with integration_service(stack) as parts:
+        yield parts
 
 
 def event(tenant: UUID) -> Received[CustomerTerminated]:

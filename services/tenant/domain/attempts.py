@@ -29,14 +29,15 @@ class Attempts:
         """Count one more, as failed until it turns out right; TooSoon while it has to wait."""
         if now - self.last_at >= FORGOTTEN_AFTER:
             return Attempts(1, now)
-        wait = self._wait()
+        wait = self.wait()
         # Of attempts at once, one may have been counted that began a little later: `now` can be the earlier moment.
         left = self.last_at + wait - now
         if wait and left > timedelta(0):
             raise TooSoon(-(-left // timedelta(seconds=1)))
         return Attempts(self.failures + 1, max(now, self.last_at))
 
-    def _wait(self) -> timedelta:
+    def wait(self) -> timedelta:
+        """Return how long the next one has to wait; zero while they are free."""
         beyond = self.failures - FREE
         if beyond < 0:
             return timedelta(0)

@@ -9,6 +9,7 @@ from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from chassis.service import Service
+from dotmac_contracts.envelope import Event
 from dotmac_contracts.tenant import SessionEnded
 from services.tenant.tables import lock_user
 from services.tenant.use_cases.open_session import LIFETIME
@@ -44,12 +45,15 @@ async def tell_of_ended(
     if not session_ids:
         return
     ids = {"tenant_id": tenant_id, "user_id": subject}
-    last = await tx.fetchval(_COUNT, *ids.values(), len(session_ids))
     expires_at = service.clock.now() + LIFETIME
-    told = [
-        Outgoing(SessionEnded(**ids, session_id=session_id, expires_at=expires_at, reason=reason), version)
-        for version, session_id in enumerate(session_ids, last - len(session_ids) + 1)
-    ]
+    events = [SessionEnded(**ids, session_id=each, expires_at=expires_at, reason=reason) for each in session_ids]
+    await tell(tx, service, tenant_id, subject, events)
+
+
+async def tell(tx: Transaction, service: Service, tenant_id: UUID, subject: UUID, events: Sequence[Event]) -> None:
+    """Publish events of a user's sessions, who is locked."""
+    last = await tx.fetchval(_COUNT, tenant_id, subject, len(events))
+    told = [Outgoing(event, version) for version, event in enumerate(events, last - len(events) + 1)]
     await publish(tx, told, source=service.source, clock=service.clock)
 
 

@@ -10,10 +10,10 @@ from services.tenant.domain.attempts import FORGOTTEN_AFTER, Attempts, TooSoon
 _ACCOUNT = "sha256(convert_to(lower($1) || chr(10) || coalesce($2, ''), 'UTF8'))"
 
 
-async def count_attempt(service: Service, username: str, slug: str | None) -> None:
+async def count_attempt(service: Service, username: str, slug: str | None) -> Attempts:
     """Count an attempt before it is looked at, so that many at once are no way around; Problem 429 if it is too soon.
 
-    It counts as failed until `forget_attempts`.
+    It counts as failed until `forget_attempts`. Returns those in a row, with this one.
     """
     now = service.clock.now()
     async with service.db.for_tenant(PLATFORM_TENANT) as tx:
@@ -55,6 +55,17 @@ async def count_attempt(service: Service, username: str, slug: str | None) -> No
             PLATFORM_TENANT,
             now - FORGOTTEN_AFTER,
         )
+    return counted
+
+
+async def keep_attempt(tx: Transaction, username: str, slug: str | None) -> None:
+    """Write the attempts of a name as they are. `tx` is in the platform's context."""
+    await tx.execute(
+        f"update sign_in_attempts set failures = failures where tenant_id = $3 and account = {_ACCOUNT}",
+        username,
+        slug,
+        PLATFORM_TENANT,
+    )
 
 
 async def forget_attempts(tx: Transaction, username: str, slug: str | None) -> None:

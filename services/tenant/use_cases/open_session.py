@@ -40,8 +40,10 @@ class Granted:
     refresh_expires_in: int | None = None
 
 
-async def open_session(tx: Transaction, service: Service, issuer: TokenIssuer, user: Any, origin: Origin) -> Granted:
-    """Open one for a user who is locked, and whose password was right."""
+async def open_session(
+    tx: Transaction, service: Service, issuer: TokenIssuer, user: Any, origin: Origin
+) -> tuple[Granted, UUID]:
+    """Open one for a user who is locked, and whose password was right; return what is granted, and its id."""
     now = service.clock.now()
     # Those that are over are of no use to anybody.
     await tx.execute(
@@ -63,7 +65,7 @@ async def open_session(tx: Transaction, service: Service, issuer: TokenIssuer, u
         min(now + IDLE, expires_at),
         expires_at,
     )
-    return await grant(tx, service, issuer, user, session_id, expires_at)
+    return await grant(tx, service, issuer, user, session_id, expires_at), session_id
 
 
 async def grant(
