@@ -92,6 +92,7 @@ HANDLED: dict[str, tuple[tuple[str, ...], set[str] | None]] = {
     "customer-quotas": (("tenant.tenant-snapshot.v1",), {"TenantSnapshot"}),
     "billing-workspaces": (("provisioning.deployment.v1",), {"WorkspaceRequested", "WorkspaceRemovalRequested"}),
     "billing-customers": (("customer.customer.v1",), _CUSTOMER),
+    "billing-tenants": (("tenant.tenant-snapshot.v1",), {"TenantSnapshot", "TenantSnapshotRemoved"}),
     "provisioning": (
         ("tenant.deployment.v1", "tenant.user.v1", "customer.workspace.v1", "billing.workspace.v1"),
         {
