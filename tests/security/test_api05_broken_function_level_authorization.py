@@ -41,7 +41,10 @@ ANY_TOKEN = {
 EVERY_SCOPE = frozenset[str]().union(*PLATFORM_ROLES.values(), *TENANT_ROLES.values())
 OF_BOTH = tuple(
     f"{V1}/{name}"
-    for name in ("users", "invitations", "roles", "built-in-roles", "api-keys", "service-accounts", "audit-entries")
+    for name in (
+        *("users", "invitations", "roles", "built-in-roles", "api-keys", "service-accounts", "audit-entries"),
+        *("billing-workspace", "billing-accounts", "plans", "subscriptions", "billing-runs", "invoices", "payments"),
+    )
 )
 
 
@@ -149,10 +152,14 @@ async def test_another_spelling_is_another_path(tenant: Tenant, platform: Api, p
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_platform_token_is_no_key_to_tenants_data(stack: Stack, public: Api, service: str) -> None:
-    """The platform administers tenants; it has no place of its own in customers and billing."""
+    """The platform administers tenants, and bills them; it has no place in what these have."""
     token = token_of(stack, PLATFORM_TENANT, EVERY_SCOPE)
     api = replace(public, url=stack.url(service), token=token)
-    for path in {"customer": ("/customers", "/customers/imports"), "billing": ("/invoices", "/payments")}.get(
+    for path in {"customer": ("/customers", "/customers/imports"), "billing": ("/invoices", "/billing-accounts")}.get(
         service, ()
     ):
-        assert (await api.send("GET", V1 + path)).expect(200)["items"] == []
+        found = (await api.send("GET", V1 + path, params={"limit": "200"})).expect(200)["items"]
+        # Whom the platform bills are tenants, and nobody's customers.
+        billed = {item.get("customer_id") for item in found}
+        known = {str(row["tenant_id"]) for row in await tenants(stack)}
+        assert billed <= known

@@ -160,7 +160,14 @@ async def change_plan(
         )
         view = PlanView.of(row)
         price = MoneyData(amount_minor=view.price.amount_minor, currency=view.price.currency)
-        event = PlanChanged(plan_id=plan_id, tenant_id=who.tenant_id, code=view.code, name=view.name, price=price)
+        event = PlanChanged(
+            plan_id=plan_id,
+            tenant_id=who.tenant_id,
+            code=view.code,
+            name=view.name,
+            price=price,
+            unit_price=MoneyData(**view.unit_price.model_dump()) if view.unit_price else None,
+        )
         await publish(tx, [Outgoing(event, view.version)], source=service.source, clock=service.clock)
     return json(view, headers={"ETag": etag(view.version)})
 

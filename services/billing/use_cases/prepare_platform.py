@@ -45,6 +45,7 @@ async def prepare_platform(tx: Transaction, service: Service) -> None:
             code=code,
             name=plan.name,
             price=Money(amount_minor=plan.price_minor, currency=currency),
+            unit_price=Money(amount_minor=plan.unit_price_minor, currency=currency),
         )
         for plan_id, code, plan in plans
     ]

@@ -78,7 +78,7 @@ async def subscribe(
         " select $1, *, 1 from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::bigint[], $7::text[],"
         " $8::date[])"
         " on conflict (tenant_id, account_id, plan_id) where cancelled_on is null do nothing"
-        " returning subscription_id, account_id, plan_id, price_minor, currency, started_on",
+        " returning subscription_id, account_id, plan_id, price_minor, unit_price_minor, currency, started_on",
         tenant_id,
         [subscription_id for _, subscription_id, *_ in new],
         [account["account_id"] for _, _, account, _, _ in new],
@@ -98,6 +98,9 @@ async def subscribe(
                 customer_id=customers[row["account_id"]],
                 plan_id=row["plan_id"],
                 price=Money(amount_minor=row["price_minor"], currency=row["currency"]),
+                unit_price=None
+                if row["unit_price_minor"] is None
+                else Money(amount_minor=row["unit_price_minor"], currency=row["currency"]),
                 started_on=row["started_on"],
             ),
             1,
