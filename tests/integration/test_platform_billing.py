@@ -102,7 +102,7 @@ async def test_a_tenant_is_billed_for_its_tier_and_its_active_customers(
         return bool(await items(isp.api, "billing-accounts", customer_id=customer["id"], status="closed"))
 
     await eventually(closed)
-    # The day that they are counted at begins with none: 2 more, and 1 of them has left by its end.
+    # Ten that were there, two more, and one of them has left by the end of the day.
     assert await invoice(platform, isp, this.start) == [
         ("Starter", None, charge(Money(STARTER.price_minor, "USD"), this, today, None).amount_minor),
         (
@@ -112,7 +112,7 @@ async def test_a_tenant_is_billed_for_its_tier_and_its_active_customers(
         ),
     ]
 
-    # Another tier holds from the next month; what was chosen in between is never billed, nor is one who is suspended not.
+    # Another tier holds from the next month; what was chosen in between is never billed. The suspended are.
     path = f"{V1}/tenants/{isp.id}"
     (await platform.send("PATCH", path, {"plan": "standard", "name": "Renamed"}, headers=ANY)).expect(200)
     assert len(await subscribed(platform, account, 2)) == 2
@@ -124,7 +124,7 @@ async def test_a_tenant_is_billed_for_its_tier_and_its_active_customers(
         ("standard", end, end),
         ("premium", end, None),
     ]
-    await done(platform, isp.id, "suspend")
+    await done(platform, stack, isp.id, operation="suspend")
     assert await invoice(platform, isp, this.end) == [
         ("Premium", None, PREMIUM.price_minor),
         ("Premium, active customers", 11, 11 * PREMIUM.unit_price_minor),
@@ -135,7 +135,7 @@ async def test_a_tenant_is_billed_for_its_tier_and_its_active_customers(
     ]
 
     # One that has left is subscribed to nothing any more, and what it was billed stays.
-    await done(platform, isp.id, "deprovision", grace_seconds=0)
+    await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0)
     await account_of(platform, isp, "closed")
     assert [end for *_, end in await subscribed(platform, account, 3)] == [today.isoformat(), end, end]
     assert len(await items(platform, "invoices", customer_id=isp.id)) == 3
