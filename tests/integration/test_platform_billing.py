@@ -87,7 +87,9 @@ async def test_a_tenant_is_billed_for_its_tier_and_its_active_customers(
     connection = await asyncpg.connect(stack.database_url("billing", "consumer"))
     try:
         await connection.execute(f"set app.tenant_ids = '{isp.id}'")
-        counted = await connection.fetchval("select sum(change) from active_customers")
+        counted = await connection.fetchval(
+            "select sum(change) from active_customers where tenant_id = $1", UUID(isp.id)
+        )
         assert counted == 2
         await connection.executemany(
             "insert into active_customers (tenant_id, day, slot, change) values ($1, $2, 9, $3)",

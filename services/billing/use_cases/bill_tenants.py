@@ -33,7 +33,8 @@ async def follow_tenants(tx: Transaction, service: Service, received: Sequence[R
     changed = await _outdated(tx, open_accounts, last)
     await _end(tx, service, changed, next_period(today), causes)
     orders += [_order(last[row["customer_id"]].event, next_period(today)) for row in changed]
-    await subscribe(tx, service, PLATFORM_TENANT, orders, causes)
+    if orders:
+        await subscribe(tx, service, PLATFORM_TENANT, orders, causes)
 
 
 async def forget_tenants(
