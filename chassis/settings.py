@@ -82,6 +82,8 @@ class Settings(TelemetrySettings, KafkaSettings):
     jwks_url: str = "http://127.0.0.1:8101/.well-known/jwks.json"
     gateway_url: str = "http://127.0.0.1:8000"
     redis_url: str | None = None
+    platform_currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
+    """ISO 4217 code in which the platform bills its tenants; settled when billing starts for the first time."""
     export_directory: Path | None = None
     """Where the data of tenants that leave is written; without it none can."""
     bootstrap_admin_email: str | None = None

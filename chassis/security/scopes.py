@@ -13,14 +13,16 @@ def _scopes(*names: str) -> frozenset[str]:
     )
 
 
-_PLATFORM_ADMIN = _scopes("tenants", "deployments", "dead-letters", "users", "roles:read", "credentials", "audit:read")
+_PLATFORM_ADMIN = _scopes(
+    "tenants", "deployments", "dead-letters", "users", "roles:read", "credentials", "audit:read", "billing"
+)
 PLATFORM_ADMINISTRATOR = "super_admin"
 """The role of those of whom the platform always has one."""
 PLATFORM_ROLES: Roles = {
     PLATFORM_ADMINISTRATOR: _PLATFORM_ADMIN | _scopes("roles"),
     "platform_admin": _PLATFORM_ADMIN,
     "support": _scopes("tenants:read", "deployments:read", "dead-letters", "users:read", "audit:read"),
-    "readonly": _scopes("tenants:read", "deployments:read", "dead-letters:read", "users:read"),
+    "readonly": _scopes("tenants:read", "deployments:read", "dead-letters:read", "users:read", "billing:read"),
 }
 """Of the platform's own users."""
 

@@ -58,6 +58,9 @@ class _Plan(Event):
     code: str = Field(description="Its code, unique within the ISP.", examples=["FIBER"])
     name: str = Field(description="Its name.", examples=["Fiber"])
     price: Money = Field(description="Its price a month.")
+    unit_price: Money | None = Field(
+        default=None, description="What it asks a month for each active customer, if these are metered."
+    )
 
 
 class PlanPublished(_Plan, topic=topics.BILLING_PLAN):
@@ -75,6 +78,9 @@ class _Subscription(Event):
     customer_id: UUID = Field(description="The customer.")
     plan_id: UUID = Field(description="The plan.")
     price: Money = Field(description="Its price a month: the plan's, or one of its own.")
+    unit_price: Money | None = Field(
+        default=None, description="What it asks a month for each active customer, if these are metered."
+    )
     started_on: date = Field(description="The first day that is billed.")
 
 

@@ -3,7 +3,8 @@
 from chassis.service import Microservice
 from chassis.worker import Worker
 from services.billing.api import catalogue, invoicing
-from services.billing.consumers import customers, departures, snapshots, workspaces
+from services.billing.consumers import customers, departures, snapshots, tenants, workspaces
+from services.billing.use_cases.prepare_platform import prepare
 from services.billing.use_cases.run_billing import BillingRuns
 
 MICROSERVICE = Microservice(
@@ -16,6 +17,8 @@ MICROSERVICE = Microservice(
         customers.subscription(service),
         snapshots.SNAPSHOTS.subscription(service),
         departures.subscription(service),
+        tenants.subscription(service),
     ],
     workers=lambda service: [Worker("billing-runs", BillingRuns(service).step, poll_seconds=0.5)],
+    prepare=prepare,
 )

@@ -20,6 +20,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 WRITERS = ("tenant", "provisioning", "customer", "billing")
 """The services that publish events under the load."""
 SERVICES = (*WRITERS, "integration")
+_PLATFORM = "00000000-0000-0000-0000-000000000000"
+"""The tenant that bills the others."""
 
 AGGREGATES = {
     "tenant.tenant.v1": ("tenant", "tenant", "tenant_id"),
@@ -92,6 +94,7 @@ HANDLED: dict[str, tuple[tuple[str, ...], set[str] | None]] = {
     "customer-quotas": (("tenant.tenant-snapshot.v1",), {"TenantSnapshot", "TenantSnapshotRemoved"}),
     "billing-workspaces": (("provisioning.deployment.v1",), {"WorkspaceRequested", "WorkspaceRemovalRequested"}),
     "billing-customers": (("customer.customer.v1",), _CUSTOMER),
+    "billing-tenants": (("tenant.tenant-snapshot.v1",), {"TenantSnapshot", "TenantSnapshotRemoved"}),
     "provisioning": (
         ("tenant.deployment.v1", "tenant.user.v1", "customer.workspace.v1", "billing.workspace.v1"),
         {
@@ -522,7 +525,11 @@ def _tenants(found: Evidence, events: Iterable[Event], told: Told) -> Iterator[V
     }
     for place, (column, topic) in parents.items():
         for row in found.rows[place]:
-            if owners.get((topic, row[column])) != row["tenant_id"]:
+            if owners.get((topic, row[column])) != row["tenant_id"] and not (
+                # Whom the platform bills are its tenants.
+                (place[1], row["tenant_id"]) == ("billing_account", _PLATFORM)
+                and ("tenant.tenant.v1", row[column]) in owners
+            ):
                 yield Violation("tenant", f"a row of {place[1]} of {row['tenant_id']} hangs on {column} {row[column]}")
 
 

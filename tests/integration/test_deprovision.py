@@ -20,7 +20,8 @@ V1 = "/api/v1"
 KEPT = {
     "tenant": {"tenant", "tenant_transition", "deployment_order", "departure"},
     "provisioning": {"deployment", "deployment_log", "drift"},
-    **{service: {"departure"} for service in ("customer", "billing", "integration")},
+    **{service: {"departure"} for service in ("customer", "integration")},
+    "billing": {"departure", "active_customers"},
 }
 """What the platform itself knows of a tenant, and keeps."""
 KEPT_TOPICS = (

@@ -14,8 +14,11 @@ from tests.conftest import PASSWORD, Tenant, sign_in
 from tests.integration.test_flow import imported
 
 V1 = "/api/v1"
-SCANNED = ("customer_import", "billing_run", "deployment", "drift", "webhook_queue", "webhook_delivery")
-"""Tables in which workers look for work across tenants."""
+SCANNED = (
+    *("customer_import", "billing_run", "active_customers", "deployment", "drift"),
+    *("webhook_queue", "webhook_delivery"),
+)
+"""Tables in which workers look across tenants for what there is to do."""
 NOT_READ = ("audit_state",)
 NOT_WRITTEN = ("audit_entry", *NOT_READ)
 """Tables in which the API's role has less to do than with others."""

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from chassis.ids import PLATFORM_TENANT
@@ -41,7 +42,10 @@ ANY_TOKEN = {
 EVERY_SCOPE = frozenset[str]().union(*PLATFORM_ROLES.values(), *TENANT_ROLES.values())
 OF_BOTH = tuple(
     f"{V1}/{name}"
-    for name in ("users", "invitations", "roles", "built-in-roles", "api-keys", "service-accounts", "audit-entries")
+    for name in (
+        *("users", "invitations", "roles", "built-in-roles", "api-keys", "service-accounts", "audit-entries"),
+        *("billing-workspace", "billing-accounts", "plans", "subscriptions", "billing-runs", "invoices", "payments"),
+    )
 )
 
 
@@ -147,12 +151,24 @@ async def test_another_spelling_is_another_path(tenant: Tenant, platform: Api, p
         (await api.send("GET", path)).problem(404)
 
 
+async def every_tenant(stack: Stack) -> set[str]:
+    connection = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_tenant")
+    try:
+        return {str(row["tenant_id"]) for row in await connection.fetch("select tenant_id from tenant")}
+    finally:
+        await connection.close()
+
+
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_platform_token_is_no_key_to_tenants_data(stack: Stack, public: Api, service: str) -> None:
-    """The platform administers tenants; it has no place of its own in customers and billing."""
+    """The platform administers tenants, and bills them; it has no place in what these have."""
     token = token_of(stack, PLATFORM_TENANT, EVERY_SCOPE)
     api = replace(public, url=stack.url(service), token=token)
-    for path in {"customer": ("/customers", "/customers/imports"), "billing": ("/invoices", "/payments")}.get(
+    for path in {"customer": ("/customers", "/customers/imports"), "billing": ("/invoices", "/billing-accounts")}.get(
         service, ()
     ):
-        assert (await api.send("GET", V1 + path)).expect(200)["items"] == []
+        known = await every_tenant(stack)
+        found = (await api.send("GET", V1 + path, params={"limit": "200"})).expect(200)["items"]
+        # Whom the platform bills are tenants, and nobody's customers.
+        billed = {item.get("customer_id") for item in found}
+        assert billed <= known

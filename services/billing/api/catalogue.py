@@ -144,19 +144,30 @@ async def change_plan(
         if row is None:
             raise NotFound("plan", plan_id)
         require_match(request, row["version"])
-        if body.price and body.price.currency != row["currency"]:
+        if any(price and price.currency != row["currency"] for price in (body.price, body.unit_price)):
             raise Unprocessable("currency-mismatch", f"The plan is priced in {row['currency']}.")
+        if body.unit_price and row["unit_price_minor"] is None:
+            raise Unprocessable("not-metered", "The plan has one price, for nothing is metered.")
         row = await tx.fetchrow(
             "update plan set name = coalesce($3, name), price_minor = coalesce($4, price_minor),"
+            " unit_price_minor = coalesce($5, unit_price_minor),"
             " version = version + 1, updated_at = now() where tenant_id = $1 and plan_id = $2 returning *",
             who.tenant_id,
             plan_id,
             body.name,
             body.price.amount_minor if body.price else None,
+            body.unit_price.amount_minor if body.unit_price else None,
         )
         view = PlanView.of(row)
         price = MoneyData(amount_minor=view.price.amount_minor, currency=view.price.currency)
-        event = PlanChanged(plan_id=plan_id, tenant_id=who.tenant_id, code=view.code, name=view.name, price=price)
+        event = PlanChanged(
+            plan_id=plan_id,
+            tenant_id=who.tenant_id,
+            code=view.code,
+            name=view.name,
+            price=price,
+            unit_price=MoneyData(**view.unit_price.model_dump()) if view.unit_price else None,
+        )
         await publish(tx, [Outgoing(event, view.version)], source=service.source, clock=service.clock)
     return json(view, headers={"ETag": etag(view.version)})
 

@@ -40,6 +40,10 @@ class AccountView(RowView):
     id: UUID
     customer_id: UUID
     external_reference: str | None
+    name: str | None = Field(
+        description="Of a tenant that the platform bills; an ISP's customers tell theirs themselves."
+    )
+    contact_email: str | None
     currency: str
     status: str = Field(description="open or closed")
     version: int
@@ -56,6 +60,12 @@ class PlanData(Strict):
 class PlanChange(Strict):
     name: Text | None = None
     price: Money | None = None
+    unit_price: Money | None = Field(None, description="Of a metered plan only.")
+
+
+def _unit_price(row: Any) -> Money | None:
+    minor = row["unit_price_minor"]
+    return None if minor is None else Money.of(minor, row["currency"])
 
 
 class PlanView(BaseModel):
@@ -65,6 +75,7 @@ class PlanView(BaseModel):
     code: str
     name: str
     price: Money
+    unit_price: Money | None = Field(description="A month for each active customer, where these are metered.")
     version: int
     created_at: datetime
     updated_at: datetime
@@ -72,7 +83,8 @@ class PlanView(BaseModel):
     @classmethod
     def of(cls, row: Any) -> "PlanView":
         plain = {name: row[name] for name in ("code", "name", "version", "created_at", "updated_at")}
-        return cls(id=row["plan_id"], price=Money.of(row["price_minor"], row["currency"]), **plain)
+        price, unit_price = Money.of(row["price_minor"], row["currency"]), _unit_price(row)
+        return cls(id=row["plan_id"], price=price, unit_price=unit_price, **plain)
 
 
 _BY_ID: JsonDict = {"customer_id": {"type": "string"}, "customer_external_reference": {"type": "null"}}
@@ -129,6 +141,7 @@ class SubscriptionView(BaseModel):
     account_id: UUID
     plan_id: UUID
     price: Money
+    unit_price: Money | None = Field(description="A month for each active customer, where these are metered.")
     started_on: date
     cancelled_on: date | None
     version: int
@@ -139,7 +152,9 @@ class SubscriptionView(BaseModel):
     def of(cls, row: Any) -> "SubscriptionView":
         names = ("account_id", "plan_id", "started_on", "cancelled_on", "version", "created_at", "updated_at")
         price = Money.of(row["price_minor"], row["currency"])
-        return cls(id=row["subscription_id"], price=price, **{name: row[name] for name in names})
+        return cls(
+            id=row["subscription_id"], price=price, unit_price=_unit_price(row), **{name: row[name] for name in names}
+        )
 
 
 class RunOrder(Strict):
@@ -168,6 +183,7 @@ class RunView(BaseModel):
 class LineView(BaseModel):
     subscription_id: UUID
     description: str
+    quantity: int | None = Field(None, description="How many were metered, if it is for them.")
     amount: Money
 
 
@@ -203,6 +219,7 @@ class InvoiceView(BaseModel):
                 LineView(
                     subscription_id=line["subscription_id"],
                     description=line["description"],
+                    quantity=line["quantity"],
                     amount=Money.of(line["amount_minor"], currency),
                 )
                 for line in lines

@@ -1,7 +1,6 @@
 """Opens a billing account for each customer, and closes it when the customer leaves."""
 
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 from chassis.ids import new_id
@@ -14,9 +13,9 @@ from dotmac_contracts.billing import (
     BillingAccountClosed,
     BillingAccountOpened,
     BillingAccountUpdated,
-    SubscriptionCancelled,
 )
 from dotmac_contracts.customer import CustomerCreated, CustomerTerminated, CustomerUpdated
+from services.billing.use_cases.close_accounts import close_accounts
 
 
 def subscription(service: Service) -> Subscription:
@@ -77,33 +76,8 @@ def subscription(service: Service) -> Subscription:
         await close(tx, [item for item in received if item.event.status == "terminated"])
 
     async def close(tx: Transaction, received: Sequence[Received[Any]]) -> None:
-        causes = {item.event.customer_id: item.envelope for item in received}
-        keys = ([item.event.tenant_id for item in received], [item.event.customer_id for item in received])
-        accounts = await tx.fetch(
-            "update billing_account a set status = 'closed', version = version + 1, updated_at = now()"
-            " from unnest($1::uuid[], $2::uuid[]) as x (tenant_id, customer_id)"
-            " where a.tenant_id = x.tenant_id and a.customer_id = x.customer_id and a.status = 'open'"
-            " returning a.tenant_id, a.account_id, a.customer_id, a.version",
-            *keys,
-        )
-        today: date = service.clock.now().date()
-        ended = await tx.fetch(
-            "update subscription s set cancelled_on = greatest($3, s.started_on), version = s.version + 1,"
-            " updated_at = now() from unnest($1::uuid[], $2::uuid[]) as x (tenant_id, account_id)"
-            " where s.tenant_id = x.tenant_id and s.account_id = x.account_id and s.cancelled_on is null"
-            " returning s.tenant_id, s.subscription_id, s.account_id, s.cancelled_on, s.version",
-            [row["tenant_id"] for row in accounts],
-            [row["account_id"] for row in accounts],
-            today,
-        )
-        cause_of = {row["account_id"]: causes[row["customer_id"]] for row in accounts}
-        outgoing = [
-            Outgoing(BillingAccountClosed(**dict(row)), row["version"], cause_of[row["account_id"]]) for row in accounts
-        ]
-        outgoing += [
-            Outgoing(SubscriptionCancelled(**dict(row)), row["version"], cause_of[row["account_id"]]) for row in ended
-        ]
-        await publish(tx, outgoing, source=service.source, clock=service.clock)
+        causes = {(item.event.tenant_id, item.event.customer_id): item.envelope for item in received}
+        await close_accounts(tx, service, causes)
 
     return Subscription(
         "billing-customers",

@@ -9,4 +9,10 @@ from services.billing.consumers.snapshots import SNAPSHOTS
 
 def subscription(service: Service) -> Subscription:
     """Return what the billing service does when a tenant leaves."""
-    return departure.subscription(service, BillingDataExported, BillingDataDeleted, snapshots=SNAPSHOTS)
+    return departure.subscription(
+        service,
+        BillingDataExported,
+        BillingDataDeleted,
+        snapshots=SNAPSHOTS,
+        kept_tables=("active_customers",),  # the platform has yet to bill them
+    )

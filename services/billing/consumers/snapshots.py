@@ -9,7 +9,12 @@ from dotmac_contracts.money import Money
 
 
 def _snapshot(row: Any) -> SubscriptionSnapshot:
-    return SubscriptionSnapshot(**row, price=Money(amount_minor=row["price_minor"], currency=row["currency"]))
+    minor, currency = row["unit_price_minor"], row["currency"]
+    return SubscriptionSnapshot(
+        **row,
+        price=Money(amount_minor=row["price_minor"], currency=currency),
+        unit_price=None if minor is None else Money(amount_minor=minor, currency=currency),
+    )
 
 
 SNAPSHOTS = Snapshots(

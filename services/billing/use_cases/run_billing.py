@@ -33,7 +33,8 @@ _DAYS_TO_PAY = timedelta(days=14)
 # accounts and plans from being joined.
 _DUE = """
 select due.account_id, a.customer_id,
-       due.subscription_id, due.price_minor, due.currency, due.started_on, due.cancelled_on, p.name
+       due.subscription_id, due.price_minor, due.unit_price_minor, due.currency, due.started_on, due.cancelled_on,
+       p.name
 from (
     select * from subscription s
     where s.tenant_id = $1 and s.account_id > $2
@@ -56,12 +57,20 @@ with issued as (
     from unnest($6::uuid[], $7::uuid[], $8::uuid[], $9::text[], $10::bigint[], $11::text[])
     returning invoice_id, total_minor, currency
 ), itemised as (
-    insert into invoice_line (tenant_id, invoice_id, line, subscription_id, description, amount_minor)
-    select $1, * from unnest($12::uuid[], $13::int[], $14::uuid[], $15::text[], $16::bigint[])
+    insert into invoice_line (tenant_id, invoice_id, line, subscription_id, description, amount_minor, quantity)
+    select $1, * from unnest($12::uuid[], $13::int[], $14::uuid[], $15::text[], $16::bigint[], $17::bigint[])
 )
 insert into ledger_entry (tenant_id, source_id, account, amount_minor, currency)
 select $1, invoice_id, account, sign * total_minor, currency
 from issued, (values ('receivable', 1), ('revenue', -1)) as side (account, sign)
+"""
+
+# What came before the period is how many there are on its first day.
+_ACTIVE_CUSTOMERS = """
+select tenant_id, max(active)::bigint as most from (
+    select tenant_id, sum(sum(change)) over (partition by tenant_id order by greatest(day, $2)) as active
+    from active_customers where tenant_id = any($1::uuid[]) and day < $3 group by tenant_id, greatest(day, $2)
+) as daily group by tenant_id
 """
 
 
@@ -78,8 +87,8 @@ class _Chunk:
     due_on: date
     invoices: Sequence[tuple[UUID, UUID, UUID, str, int, str]]
     """Id, account, customer, number, total in minor units, currency."""
-    lines: Sequence[tuple[UUID, int, UUID, str, int]]
-    """Invoice, line, subscription, description, amount in minor units."""
+    lines: Sequence[tuple[UUID, int, UUID, str, int, int | None]]
+    """Invoice, line, subscription, description, amount in minor units, quantity if it was metered."""
     events: Prepared
 
 
@@ -154,16 +163,23 @@ async def _decided(
     now = service.clock.now()
     due_on = now.date() + _DAYS_TO_PAY
     invoices: list[tuple[UUID, UUID, UUID, str, int, str]] = []
-    lines: list[tuple[UUID, int, UUID, str, int]] = []
+    lines: list[tuple[UUID, int, UUID, str, int, int | None]] = []
+    active = await _active_customers(tx, rows, period)
     for number, (account_id, group) in enumerate(groupby(rows, key=lambda row: row["account_id"]), after_number + 1):
         subscriptions = list(group)
         invoice_id, currency = new_id(), subscriptions[0]["currency"]
         amounts: list[Money] = []
-        for index, row in enumerate(subscriptions, 1):
-            price = Money(row["price_minor"], row["currency"])
-            amount = charge(price, period, row["started_on"], row["cancelled_on"])
-            amounts.append(amount)
-            lines.append((invoice_id, index, row["subscription_id"], row["name"], amount.amount_minor))
+        for row in subscriptions:
+            items: list[tuple[str, int, int | None]] = [(row["name"], row["price_minor"], None)]
+            if row["unit_price_minor"] is not None:
+                count = active.get(row["customer_id"], 0)
+                items.append((f"{row['name']}, active customers", count * row["unit_price_minor"], count))
+            for description, price_minor, quantity in items:
+                price = Money(price_minor, row["currency"])
+                amount = charge(price, period, row["started_on"], row["cancelled_on"])
+                amounts.append(amount)
+                facts = (row["subscription_id"], description, amount.amount_minor, quantity)
+                lines.append((invoice_id, len(amounts), *facts))
         total = reduce(add, amounts)  # which refuses to mix currencies
         customer_id = subscriptions[0]["customer_id"]
         invoices.append((invoice_id, account_id, customer_id, invoice_number(number), total.amount_minor, currency))
@@ -186,6 +202,15 @@ async def _decided(
     events = await prepare([Outgoing(event, 1) for event in issued], source=service.source, clock=service.clock)
     last_account = rows[-1]["account_id"]
     return _Chunk(run, after_number, last_account, now, due_on, invoices, lines, events)
+
+
+async def _active_customers(tx: Transaction, rows: Sequence[Any], period: Period) -> dict[UUID, int]:
+    """Return how many active customers those have who pay for them: the most at the end of a day of the period."""
+    metered = [row["customer_id"] for row in rows if row["unit_price_minor"] is not None]
+    if not metered:
+        return {}
+    counted = await tx.fetch(_ACTIVE_CUSTOMERS, metered, period.start, period.end)
+    return {row["tenant_id"]: row["most"] for row in counted}
 
 
 async def _save(tx: Transaction, chunk: _Chunk) -> None:

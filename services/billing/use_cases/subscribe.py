@@ -1,6 +1,6 @@
 """Subscribe accounts to plans: any number of orders in a few statements."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -11,6 +11,7 @@ from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.billing import SubscriptionActivated
+from dotmac_contracts.envelope import Envelope
 from dotmac_contracts.money import Money
 
 _EARLIEST, _LATEST = date(2000, 1, 1), date(2100, 1, 1)
@@ -38,9 +39,21 @@ class Subscribed:
     ids: list[UUID | None]
 
 
-async def subscribe(tx: Transaction, service: Service, tenant_id: UUID, orders: Sequence[Order]) -> Subscribed:
-    """Activate what can be activated; a plan that an account has already stays as it is."""
-    plans = {row["code"]: row for row in await tx.fetch("select plan_id, code, price_minor, currency from plan")}
+async def subscribe(
+    tx: Transaction,
+    service: Service,
+    tenant_id: UUID,
+    orders: Sequence[Order],
+    causes: Mapping[UUID, Envelope] | None = None,
+) -> Subscribed:
+    """Activate what can be activated; a plan that an account has already stays as it is.
+
+    causes: by customer, the event that the order follows from, if it does from one.
+    """
+    found_plans = await tx.fetch(
+        "select plan_id, code, price_minor, unit_price_minor, currency from plan where tenant_id = $1", tenant_id
+    )
+    plans = {row["code"]: row for row in found_plans}
     accounts = await _lock_accounts(tx, tenant_id, orders)
     chosen: dict[tuple[UUID, UUID], tuple[int, UUID, Any, Any, Order]] = {}
     rejected: list[tuple[int, str]] = []
@@ -60,15 +73,18 @@ async def subscribe(tx: Transaction, service: Service, tenant_id: UUID, orders: 
     new = list(chosen.values())
     rows = await tx.fetch(
         "insert into subscription"
-        " (tenant_id, subscription_id, account_id, plan_id, price_minor, currency, started_on, version)"
-        " select $1, *, 1 from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::date[])"
+        " (tenant_id, subscription_id, account_id, plan_id, price_minor, unit_price_minor, currency, started_on,"
+        " version)"
+        " select $1, *, 1 from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::bigint[], $7::text[],"
+        " $8::date[])"
         " on conflict (tenant_id, account_id, plan_id) where cancelled_on is null do nothing"
-        " returning subscription_id, account_id, plan_id, price_minor, currency, started_on",
+        " returning subscription_id, account_id, plan_id, price_minor, unit_price_minor, currency, started_on",
         tenant_id,
         [subscription_id for _, subscription_id, *_ in new],
         [account["account_id"] for _, _, account, _, _ in new],
         [plan["plan_id"] for _, _, _, plan, _ in new],
         [plan["price_minor"] if order.price_minor is None else order.price_minor for *_, plan, order in new],
+        [plan["unit_price_minor"] for *_, plan, _ in new],
         [plan["currency"] for *_, plan, _ in new],
         [order.started_on or first_of_month for *_, order in new],
     )
@@ -82,9 +98,13 @@ async def subscribe(tx: Transaction, service: Service, tenant_id: UUID, orders: 
                 customer_id=customers[row["account_id"]],
                 plan_id=row["plan_id"],
                 price=Money(amount_minor=row["price_minor"], currency=row["currency"]),
+                unit_price=None
+                if row["unit_price_minor"] is None
+                else Money(amount_minor=row["unit_price_minor"], currency=row["currency"]),
                 started_on=row["started_on"],
             ),
             1,
+            (causes or {}).get(customers[row["account_id"]]),
         )
         for row in rows
     ]

