@@ -63,7 +63,7 @@ async def sign_in(
             await forget_attempts(tx, username, slug)
             granted, session_id = await open_session(tx, service, issuer, user, origin)
             ids = {"tenant_id": user["tenant_id"], "user_id": user["user_id"]}
-            await tell(tx, service, *ids.values(), [SignedIn(**ids, session_id=session_id)])
+            await tell(tx, service, user["tenant_id"], user["user_id"], [SignedIn(**ids, session_id=session_id)])
             return granted
     except Problem as problem:
         reason = {"wrong-code": "code", "invalid-credentials": "disabled"}.get(problem.slug)
@@ -81,7 +81,7 @@ async def _tell_of_failure(tx: Transaction, service: Service, found: Any, attemp
     ids = {"tenant_id": user["tenant_id"], "user_id": user["user_id"]}
     locked = int(attempts.wait().total_seconds())
     failed = SignInFailed(**ids, reason=reason, failures=attempts.failures, locked_seconds=locked)
-    await tell(tx, service, *ids.values(), [failed])
+    await tell(tx, service, user["tenant_id"], user["user_id"], [failed])
 
 
 def _wrong() -> Problem:
