@@ -24,11 +24,15 @@ class Audience:
         """Return the consumer group in which the instance reads: a tenant's own reads all, and shares with none."""
         return consumer if self._tenant is None else f"{consumer}-{self._tenant}"
 
-    def includes(self, headers: Collection[tuple[str, bytes]]) -> bool:
-        """Say whether a record is to be read, from its headers as they came: what can't be read is the shared ones'."""
+    def includes(self, headers: Collection[tuple[str, bytes]], *, of_instances: bool = False) -> bool:
+        """Say whether a record is to be read, from its headers as they came: what can't be read is the shared ones'.
+
+        of_instances: whether for a subscription to what tenants' own instances tell.
+        """
         if self._tenant is not None:
             return ("ce_tenantid", self._tenant.encode()) in headers
-        return not any(name == "ce_source" and value.count(b"/") > _SHARED_SEGMENTS for name, value in headers)
+        told = any(name == "ce_source" and value.count(b"/") > _SHARED_SEGMENTS for name, value in headers)
+        return told == of_instances
 
     def is_asked(self, event: Event) -> bool:
         """Say whether it is this instance that an event asks, if it asks any."""

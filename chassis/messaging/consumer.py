@@ -228,7 +228,7 @@ class PartitionLoop:
 
     def _delivery(self, record: "ConsumerRecord[bytes, bytes]") -> _Delivery:
         audience = self._audience
-        if audience is not None and not audience.includes(record.headers):
+        if audience is not None and not audience.includes(record.headers, of_instances=self.subscription.of_instances):
             return _Delivery(record, None)
         try:
             received = Received(*decode(record.headers, record.value))

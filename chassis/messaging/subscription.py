@@ -34,3 +34,5 @@ class Subscription:
     consumer: str
     topics: Sequence[Topic]
     handlers: Mapping[type[Event], Handler]
+    of_instances: bool = False
+    """Whether it is of what tenants' own instances of the services tell, and of nothing else."""

@@ -1,24 +1,34 @@
 """The billing service, wired."""
 
-from chassis.service import Microservice
+from collections.abc import Sequence
+
+from chassis.messaging.subscription import Subscription
+from chassis.service import Microservice, Service
 from chassis.worker import Worker
 from services.billing.api import catalogue, invoicing
-from services.billing.consumers import customers, departures, snapshots, tenants, workspaces
+from services.billing.consumers import customers, departures, meter, snapshots, tenants, workspaces
 from services.billing.use_cases.prepare_platform import prepare
 from services.billing.use_cases.run_billing import BillingRuns
+
+
+def _subscriptions(service: Service) -> Sequence[Subscription]:
+    every = [
+        workspaces.subscription(service),
+        customers.subscription(service),
+        snapshots.SNAPSHOTS.subscription(service),
+        departures.subscription(service),
+    ]
+    if service.settings.dedicated_to is not None:
+        return every
+    return [*every, tenants.subscription(service), meter.subscription()]  # the platform's bills are the shared one's
+
 
 MICROSERVICE = Microservice(
     name="billing",
     title="Billing",
     dedicable=True,
     routers=[catalogue.router, invoicing.router],
-    subscriptions=lambda service: [
-        workspaces.subscription(service),
-        customers.subscription(service),
-        snapshots.SNAPSHOTS.subscription(service),
-        departures.subscription(service),
-        tenants.subscription(service),
-    ],
+    subscriptions=_subscriptions,
     workers=lambda service: [Worker("billing-runs", BillingRuns(service).step, poll_seconds=0.5)],
     prepare=prepare,
 )

@@ -106,6 +106,13 @@ async def test_a_tenant_is_deployed_used_closed_opened_and_gone(
     await settled(stack, isp.id)
     await settle_in(isp)
     dedicated = target != "pooled"
+
+    async def metered() -> bool:  # for the platform's bill, wherever its accounts are
+        async with past_security(stack, "billing") as database:
+            count = "select sum(change) from active_customers where tenant_id = $1"
+            return bool(await database.fetchval(count, UUID(isp.id)) == 2)
+
+    await eventually(metered)
     assert await own_things(stack, isp.id) == (ALL if dedicated else NOTHING)
     for service in ("customer", "billing"):
         assert (await rows_of(stack, service, isp.id) == 0) is dedicated

@@ -10,7 +10,9 @@ from services.billing.domain.platform import PLATFORM_PLANS
 
 
 async def prepare(service: Service) -> None:
-    """Prepare it at the start; a second time changes nothing."""
+    """Prepare it at the start, where it is; a second time changes nothing."""
+    if service.settings.dedicated_to is not None:
+        return
     async with service.db.for_tenant(PLATFORM_TENANT) as tx:
         await prepare_platform(tx, service)
 

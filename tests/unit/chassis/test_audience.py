@@ -29,6 +29,12 @@ def test_whose_event_it_is_decides(dedicated_to: UUID | None, tenant: UUID, sour
     assert Audience(dedicated_to).includes(headers(tenant, source)) is taken
 
 
+def test_a_subscription_can_be_to_what_tenants_own_instances_tell_alone() -> None:
+    shared = Audience(None)
+    assert shared.includes(headers(OWN, f"/services/billing/{OWN}"), of_instances=True)
+    assert not shared.includes(headers(OWN, "/services/billing"), of_instances=True)
+
+
 @pytest.mark.parametrize(("dedicated_to", "asked"), [(None, False), (OWN, True)])
 def test_what_is_asked_of_a_tenants_own_instance_the_shared_one_leaves_alone(
     dedicated_to: UUID | None, asked: bool
