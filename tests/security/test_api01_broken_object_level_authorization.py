@@ -15,7 +15,7 @@ from tests.integration.test_flow import imported
 
 V1 = "/api/v1"
 SCANNED = (
-    *("customer_import", "billing_run", "active_customers", "deployment", "drift"),
+    *("customer_import", "billing_run", "active_customers", "deployment", "drift", "instance"),
     *("webhook_queue", "webhook_delivery"),
 )
 """Tables in which workers look across tenants for what there is to do."""
