@@ -19,6 +19,7 @@ import aiohttp
 import asyncpg
 import pytest
 
+from chassis.ids import PLATFORM_TENANT
 from cli.client import API
 from deploy import backup as backups
 from deploy.roles import SERVICES
@@ -129,6 +130,7 @@ class History:
             (subscription.consumer, event)
             for items in subscriptions().values()
             for subscription in items
+            if not subscription.of_instances  # there are none here
             for event, (topic, _, kind, _) in self.events.items()
             if topic in {it.name for it in subscription.topics} and kind in {it.TYPE for it in subscription.handlers}
             if event not in self.handled[subscription.consumer]
@@ -175,7 +177,14 @@ async def history(stack: Stack) -> History:
         letters += (await ask(stack, service, "select count(*) from dead_letter where resolved_at is null"))[0][0]
     return History(
         dict(await ask(stack, "customer", "select customer_id::text, status from customer")),
-        dict(await ask(stack, "billing", "select customer_id::text, status from billing_account")),
+        # The platform's own are of tenants, not of customers.
+        dict(
+            await ask(
+                stack,
+                "billing",
+                f"select customer_id::text, status from billing_account where tenant_id <> '{PLATFORM_TENANT}'",
+            )
+        ),
         events,
         handled,
         letters,

@@ -31,7 +31,7 @@ from dotmac_contracts.topics import BILLING_SUBSCRIPTION_SNAPSHOT, CUSTOMER_SNAP
 from services.customer.consumers import departures, snapshots
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
-from tests.deployments import done, settled
+from tests.deployments import done, past_security, settled
 from tests.integration.test_deprovision import settle_in
 from tests.integration.test_flow import imported
 from tests.integration.test_journal import published, republish
@@ -253,7 +253,14 @@ async def test_a_snapshot_that_is_late_does_not_come_after_the_tombstone(
             await eventually(lambda: waits(stack))
             assert not leaving.done()
         await leaving
-        # One is begun meanwhile: it waits, and finds nothing to tell of.
+        # One is begun meanwhile, of a customer who came at the last moment: it waits, and finds nothing to tell of.
+        async with past_security(stack, "customer") as database:
+            await database.execute(
+                "insert into workspace (tenant_id, deployment_id, name, country, time_zone)"
+                " values ($1, $2, 'Once more', 'US', 'UTC')",
+                UUID(isp.id),
+                new_id(),
+            )
         (await isp.api.send("POST", f"{V1}/customers", {"name": "Late"})).expect(201)
         await all_handled(stack.kafka)
         async with service.consumer_db.for_tenants(tenants) as tx:
