@@ -74,7 +74,8 @@ class Settings(TelemetrySettings, KafkaSettings):
     trusted_proxies: str | None = None
     """Addresses whose X-Forwarded-For and X-Forwarded-Proto are believed, comma-separated."""
     drain_seconds: float = 5.0
-    """How long a process that is to stop waits for clients to give up their idle connections."""
+    """How long a process that is to stop waits for clients to give up their idle connections; the gateway does so after
+    three seconds."""
     roles: str = "api,consumer,relay"
     """Which of the service's three roles this process takes."""
     dedicated_to: UUID | None = None

@@ -14,8 +14,10 @@ from gateway.breaker import CircuitBreaker
 from gateway.turn import Turn
 
 _CONNECT_SECONDS = 3.0
-# Well below the time after which the services drop idle connections (75 s), or a request could meet a closed one.
-_IDLE_SECONDS = 30.0
+IDLE_SECONDS = 3.0
+"""How long a connection may wait for work. Less than a service that is to stop waits for its clients to give up theirs
+(`DRAIN_SECONDS`), and far less than one that runs leaves them open (75 s): or a request could meet a connection that is
+closed just then."""
 _LARGEST_HEAD = 64 * 1024
 
 
@@ -300,7 +302,7 @@ class Upstream:
     def drop_idle(self, now: float) -> None:
         """Close the connections that have been idle for long; called several times a second."""
         self._now = now
-        fresh = [connection for connection in self._idle if now - connection.idle_since < _IDLE_SECONDS]
+        fresh = [connection for connection in self._idle if now - connection.idle_since < IDLE_SECONDS]
         if len(fresh) < len(self._idle):
             stale, self._idle = set(self._idle) - set(fresh), fresh
             for connection in stale:

@@ -13,8 +13,10 @@ from yarl import URL
 
 from chassis.ids import PLATFORM_TENANT, new_id
 from chassis.security.tokens import TokenIssuer
+from chassis.settings import Settings
 from deploy.roles import SERVICES
 from deploy.stack.processes import free_port
+from tests.api import eventually
 from tests.feed import FEED
 from tests.gateway import ISSUER, PATH, Service, gateway, head, ok, problem, saying, service, token
 
@@ -469,6 +471,19 @@ async def test_connections_to_a_service_are_kept_and_shared() -> None:
 
 
 # Who may pass
+
+
+async def test_connections_without_work_are_given_up_before_a_service_that_stops_would_close_them() -> None:
+    async with service(saying(ok(b"x"))) as upstream, gateway(customer_url=upstream.url) as running:
+        async with running.client() as client, client.get(PATH) as response:
+            assert response.status == 200
+        assert upstream.tasks
+
+        async def given_up() -> bool:
+            return not upstream.tasks
+
+        # One that is to stop closes, in the end, whatever is left: and what is sent at that moment is lost.
+        await eventually(given_up, seconds=Settings().drain_seconds - 1)
 
 
 async def test_only_a_valid_token_passes() -> None:
