@@ -1,5 +1,7 @@
 """Checks of our own, beside those of Schemathesis. It loads this file by the path in schemathesis.toml."""
 
+from uuid import uuid4
+
 import orjson
 import schemathesis
 
@@ -13,6 +15,15 @@ _MISFITS = {
     "invalid-customer",
     "invalid-tenant",
 }
+
+
+@schemathesis.hook
+def before_call(_ctx, case, _kwargs) -> None:
+    """Have what fits be asked for anew: with a key that came before it is answered as before, though what was made then
+    may be gone."""
+    positive = case.meta is not None and case.meta.generation.mode.is_positive
+    if positive and case.headers and "Idempotency-Key" in case.headers:
+        case.headers["Idempotency-Key"] = str(uuid4())
 
 
 @schemathesis.check
