@@ -19,7 +19,6 @@ from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from dotmac_contracts.billing import PlanChanged, PlanPublished, SubscriptionCancelled
-from dotmac_contracts.money import Money as MoneyData
 from services.billing.api.models import (
     AccountView,
     BulkOrder,
@@ -33,6 +32,7 @@ from services.billing.api.models import (
     SubscriptionView,
     WorkspaceView,
 )
+from services.billing.tables import prices
 from services.billing.use_cases.subscribe import Order, subscribe
 
 router = APIRouter(prefix="/api/v1", tags=["Plans and subscriptions"])
@@ -104,8 +104,7 @@ async def publish_plan(request: Request, service: CurrentService, who: Writer, b
         except asyncpg.UniqueViolationError:
             raise Conflict("code-taken", f"There is a plan {body.code!r} already.") from None
         view = PlanView.of(row)
-        price = MoneyData(amount_minor=view.price.amount_minor, currency=currency)
-        event = PlanPublished(plan_id=view.id, tenant_id=who.tenant_id, code=view.code, name=view.name, price=price)
+        event = PlanPublished(plan_id=view.id, tenant_id=who.tenant_id, code=view.code, name=view.name, **prices(row))
         await publish(tx, [Outgoing(event, 1)], source=service.source, clock=service.clock)
         return json(view, 201, {"Location": f"/api/v1/plans/{view.id}", "ETag": etag(1)})
 
@@ -159,15 +158,7 @@ async def change_plan(
             body.unit_price.amount_minor if body.unit_price else None,
         )
         view = PlanView.of(row)
-        price = MoneyData(amount_minor=view.price.amount_minor, currency=view.price.currency)
-        event = PlanChanged(
-            plan_id=plan_id,
-            tenant_id=who.tenant_id,
-            code=view.code,
-            name=view.name,
-            price=price,
-            unit_price=MoneyData(**view.unit_price.model_dump()) if view.unit_price else None,
-        )
+        event = PlanChanged(plan_id=plan_id, tenant_id=who.tenant_id, code=view.code, name=view.name, **prices(row))
         await publish(tx, [Outgoing(event, view.version)], source=service.source, clock=service.clock)
     return json(view, headers={"ETag": etag(view.version)})
 

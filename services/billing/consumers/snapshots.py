@@ -5,16 +5,11 @@ from typing import Any
 from chassis.messaging.snapshots import Snapshots
 from dotmac_contracts import topics
 from dotmac_contracts.billing import SubscriptionSnapshot, SubscriptionSnapshotRemoved
-from dotmac_contracts.money import Money
+from services.billing.tables import prices
 
 
 def _snapshot(row: Any) -> SubscriptionSnapshot:
-    minor, currency = row["unit_price_minor"], row["currency"]
-    return SubscriptionSnapshot(
-        **row,
-        price=Money(amount_minor=row["price_minor"], currency=currency),
-        unit_price=None if minor is None else Money(amount_minor=minor, currency=currency),
-    )
+    return SubscriptionSnapshot(**row, **prices(row))
 
 
 SNAPSHOTS = Snapshots(

@@ -26,9 +26,11 @@ async def follow_tenants(tx: Transaction, service: Service, received: Sequence[R
     last = {item.event.tenant_id: item for item in received}
     causes = {tenant_id: item.envelope for tenant_id, item in last.items()}
     today = service.clock.now().date()
-    opened = await _open(tx, service, [item for item in last.values() if item.event.status in BILLED_FROM])
-    known = [item for item in last.values() if item.event.tenant_id not in opened]
-    open_accounts = await _update(tx, service, known)
+    opened = await _open(
+        tx, service, [item.event for item in last.values() if item.event.status in BILLED_FROM], causes
+    )
+    known = [item.event for item in last.values() if item.event.tenant_id not in opened]
+    open_accounts = await _update(tx, service, known, causes)
     orders = [_order(item.event, today) for item in last.values() if item.event.tenant_id in opened]
     changed = await _outdated(tx, open_accounts, last)
     await _end(tx, service, changed, next_period(today), causes)
@@ -49,7 +51,9 @@ def _order(tenant: TenantSnapshot, started_on: date) -> Order:
     return Order(tenant.tenant_id, None, plan_code(tenant.plan), None, None, started_on)
 
 
-async def _open(tx: Transaction, service: Service, received: Sequence[Received[TenantSnapshot]]) -> set[UUID]:
+async def _open(
+    tx: Transaction, service: Service, tenants: Sequence[TenantSnapshot], causes: Mapping[UUID, Envelope]
+) -> set[UUID]:
     """Open accounts of those that have none; return whose these are."""
     rows = await tx.fetch(
         "insert into billing_account (tenant_id, account_id, customer_id, external_reference, name, contact_email,"
@@ -59,16 +63,17 @@ async def _open(tx: Transaction, service: Service, received: Sequence[Received[T
         " on conflict (tenant_id, customer_id) do nothing"
         " returning tenant_id, account_id, customer_id, currency, external_reference",
         PLATFORM_TENANT,
-        [new_id() for _ in received],
-        *_facts(received),
+        [new_id() for _ in tenants],
+        *_facts(tenants),
     )
-    causes = {item.event.tenant_id: item.envelope for item in received}
     told = [Outgoing(BillingAccountOpened(**dict(row)), 1, causes[row["customer_id"]]) for row in rows]
     await publish(tx, told, source=service.source, clock=service.clock)
     return {row["customer_id"] for row in rows}
 
 
-async def _update(tx: Transaction, service: Service, received: Sequence[Received[TenantSnapshot]]) -> list[UUID]:
+async def _update(
+    tx: Transaction, service: Service, tenants: Sequence[TenantSnapshot], causes: Mapping[UUID, Envelope]
+) -> list[UUID]:
     """Keep what is known of whom the accounts bill; return those that are open."""
     rows = await tx.fetch(
         "update billing_account a set external_reference = x.reference, name = x.name, contact_email = x.contact,"
@@ -78,27 +83,25 @@ async def _update(tx: Transaction, service: Service, received: Sequence[Received
         " and (a.external_reference, a.name, a.contact_email) is distinct from (x.reference, x.name, x.contact)"
         " returning a.tenant_id, a.account_id, a.customer_id, a.external_reference, a.version",
         PLATFORM_TENANT,
-        *_facts(received),
+        *_facts(tenants),
     )
-    causes = {item.event.tenant_id: item.envelope for item in received}
     told = [Outgoing(BillingAccountUpdated(**dict(row)), row["version"], causes[row["customer_id"]]) for row in rows]
     await publish(tx, told, source=service.source, clock=service.clock)
     found = await tx.fetch(
         "select account_id from billing_account where tenant_id = $1 and customer_id = any($2::uuid[])"
         " and status = 'open'",
         PLATFORM_TENANT,
-        list(causes),
+        [tenant.tenant_id for tenant in tenants],
     )
     return [row["account_id"] for row in found]
 
 
-def _facts(received: Sequence[Received[TenantSnapshot]]) -> list[list[Any]]:
-    events = [item.event for item in received]
+def _facts(tenants: Sequence[TenantSnapshot]) -> list[list[Any]]:
     return [
-        [event.tenant_id for event in events],
-        [event.slug for event in events],
-        [event.name for event in events],
-        [event.contact_email for event in events],
+        [tenant.tenant_id for tenant in tenants],
+        [tenant.slug for tenant in tenants],
+        [tenant.name for tenant in tenants],
+        [tenant.contact_email for tenant in tenants],
     ]
 
 

@@ -12,7 +12,7 @@ from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.billing import SubscriptionActivated
 from dotmac_contracts.envelope import Envelope
-from dotmac_contracts.money import Money
+from services.billing.tables import prices
 
 _EARLIEST, _LATEST = date(2000, 1, 1), date(2100, 1, 1)
 
@@ -97,11 +97,8 @@ async def subscribe(
                 account_id=row["account_id"],
                 customer_id=customers[row["account_id"]],
                 plan_id=row["plan_id"],
-                price=Money(amount_minor=row["price_minor"], currency=row["currency"]),
-                unit_price=None
-                if row["unit_price_minor"] is None
-                else Money(amount_minor=row["unit_price_minor"], currency=row["currency"]),
                 started_on=row["started_on"],
+                **prices(row),
             ),
             1,
             (causes or {}).get(customers[row["account_id"]]),
