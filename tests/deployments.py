@@ -76,6 +76,15 @@ async def past_security(stack: Stack, service: str) -> AsyncIterator["asyncpg.Co
         await connection.close()
 
 
+async def tables_of_tenants(connection: "asyncpg.Connection[Any]") -> list[str]:
+    """Return the tables of a service's database whose rows are of tenants."""
+    rows = await connection.fetch(
+        "select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id'"
+        " where c.relkind in ('r', 'p') and not c.relispartition and c.relnamespace = 'public'::regnamespace"
+    )
+    return [row["relname"] for row in rows]
+
+
 @contextlib.asynccontextmanager
 async def unwritable(stack: Stack, service: str, table: str) -> AsyncIterator[None]:
     """Have whoever writes to a table wait; it can be read."""

@@ -31,8 +31,8 @@ class Audience:
         """
         if self._tenant is not None:
             return ("ce_tenantid", self._tenant.encode()) in headers
-        told = any(name == "ce_source" and value.count(b"/") > _SHARED_SEGMENTS for name, value in headers)
-        return told == of_instances
+        source = next((value for name, value in headers if name == "ce_source"), b"")
+        return (source.count(b"/") > _SHARED_SEGMENTS) == of_instances
 
     def is_asked(self, event: Event) -> bool:
         """Say whether it is this instance that an event asks, if it asks any."""

@@ -19,6 +19,7 @@ from services.integration.use_cases.forget_entries import forget_entries
 from services.tenant.domain.attempts import FREE
 from tests.api import Answer, Api, eventually
 from tests.conftest import PASSWORD, Tenant
+from tests.deployments import past_security
 from tests.integration.test_feed import integration_service
 from tests.integration.test_flow import accounts, billed, imported
 
@@ -295,13 +296,10 @@ async def test_nothing_in_it_can_be_changed(stack: Stack, isp: Tenant, role: str
         assert await connection.fetchval("select count(*) from audit_entry") == count
     finally:
         await connection.close()
-    owner = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_integration")
-    try:
+    async with past_security(stack, "integration") as owner:
         for statement in ("update audit_entry set actor = 'x'", "truncate audit_entry"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="added to"):
                 await owner.execute(statement)
-    finally:
-        await owner.close()
 
 
 async def published(stack: Stack, tenant: str, services: Sequence[str]) -> set[str]:
@@ -348,34 +346,31 @@ async def test_what_is_older_than_it_is_to_be_kept_is_deleted_and_what_is_known_
     stack: Stack,
 ) -> None:
     tenant, changed, unchanged, deleted = (new_id() for _ in range(4))
-    owner = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_integration")
-    try:
-        async with owner.transaction():  # the stack's own worker sees all of it or nothing
-            for resource, version, days, after in (
-                (unchanged, 1, 500, {"name": "first"}),
-                (changed, 1, 500, {"name": "first"}),
-                (changed, 2, 399, {"name": "second"}),
-                (deleted, 1, 500, {"name": "first"}),
-                (deleted, 2, 401, None),
-                (new_id(), 1, 401, None),
-            ):
-                await owner.execute(
-                    "insert into audit_entry (tenant_id, occurred_at, entry_id, action, resource_type, resource_id,"
-                    " version, after) values"
-                    " ($1, now() - $2::interval, uuidv7(), 'x', 'customer.customer', $3, $4, $5)",
-                    tenant,
-                    timedelta(days=days),
-                    str(resource),
-                    version,
-                    json.dumps(after) if after else None,
-                )
+    # In one transaction: the stack's own worker sees all of it or nothing.
+    async with past_security(stack, "integration") as owner, owner.transaction():
+        for resource, version, days, after in (
+            (unchanged, 1, 500, {"name": "first"}),
+            (changed, 1, 500, {"name": "first"}),
+            (changed, 2, 399, {"name": "second"}),
+            (deleted, 1, 500, {"name": "first"}),
+            (deleted, 2, 401, None),
+            (new_id(), 1, 401, None),
+        ):
             await owner.execute(
-                "insert into audit_state values ($1, 'customer.customer', $2, '{\"name\": \"second\"}')",
+                "insert into audit_entry (tenant_id, occurred_at, entry_id, action, resource_type, resource_id,"
+                " version, after) values"
+                " ($1, now() - $2::interval, uuidv7(), 'x', 'customer.customer', $3, $4, $5)",
                 tenant,
-                str(changed),
+                timedelta(days=days),
+                str(resource),
+                version,
+                json.dumps(after) if after else None,
             )
-    finally:
-        await owner.close()
+        await owner.execute(
+            "insert into audit_state values ($1, 'customer.customer', $2, '{\"name\": \"second\"}')",
+            tenant,
+            str(changed),
+        )
     async with integration_service(stack) as service:
 
         async def left() -> bool:

@@ -13,7 +13,7 @@ from deploy.roles import SERVICES
 from deploy.stack.stack import Stack
 from tests.api import Api, eventually
 from tests.conftest import PASSWORD, Tenant, deploy
-from tests.deployments import done, ended, ordered, settled
+from tests.deployments import done, ended, ordered, past_security, settled, tables_of_tenants
 from tests.integration.test_flow import accounts, billed, imported
 
 V1 = "/api/v1"
@@ -40,14 +40,8 @@ async def rows(stack: Stack, tenant: str) -> Counter[str]:
     """Count a tenant's rows in every table of every service that has a tenant_id, past row-level security."""
     found: Counter[str] = Counter()
     for service in SERVICES:
-        connection = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_{service}")
-        try:
-            tables = await connection.fetch(
-                "select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid"
-                " and a.attname = 'tenant_id' where c.relkind in ('r', 'p') and not c.relispartition"
-                " and c.relnamespace = 'public'::regnamespace"
-            )
-            for (table,) in tables:
+        async with past_security(stack, service) as connection:
+            for table in await tables_of_tenants(connection):
                 events = table in ("outbox", "journal")
                 found[f"{service}.{table}"] = await connection.fetchval(
                     f"select count(*) from {table} where tenant_id = $1"
@@ -60,8 +54,6 @@ async def rows(stack: Stack, tenant: str) -> Counter[str]:
                 " where headers::text like '%' || encode($1::text::bytea, 'base64') || '%'",
                 tenant,
             )
-        finally:
-            await connection.close()
     return found
 
 

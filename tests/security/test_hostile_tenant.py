@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
 from deploy.roles import SERVICES
 from deploy.stack.stack import Stack
 from tests.api import Answer, Api, eventually
 from tests.conftest import PASSWORD, Tenant, sign_in
+from tests.deployments import past_security, tables_of_tenants
 from tests.feed import Reader, connected
 from tests.integration.test_audit import LOG, published
 from tests.integration.test_flow import accounts, billed, imported
@@ -134,21 +134,14 @@ async def digests(stack: Stack, tenant: str) -> dict[str, str]:
     """Return a digest of a tenant's rows in each table of each database, read past row-level security."""
     found = {}
     for service in SERVICES:
-        connection = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_{service}")
-        try:
-            tables = await connection.fetch(
-                "select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id'"
-                " where c.relkind in ('r', 'p') and not c.relispartition and c.relnamespace = 'public'::regnamespace"
-                # What is published goes from the one to the other: they are looked at as one, below.
-                " and c.relname not in ('outbox', 'journal')"
-            )
-            for (name,) in tables:
+        async with past_security(stack, service) as connection:
+            for name in await tables_of_tenants(connection):
+                if name in ("outbox", "journal"):
+                    continue  # what is published goes from the one to the other: they are looked at as one, below
                 found[f"{service}.{name}"] = await connection.fetchval(
                     f"select md5(string_agg(t::text, chr(10) order by t::text)) from {name} t where tenant_id = $1",
                     UUID(tenant),
                 )
-        finally:
-            await connection.close()
         found[f"{service} events"] = str(sorted(await published(stack, tenant, [service])))
     return found
 
