@@ -6,7 +6,7 @@ import json
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from deploy.stack.processes import Child
@@ -21,10 +21,13 @@ SOON_DEAD = {"KAFKA_SESSION_SECONDS": "2"}
 
 
 @contextlib.asynccontextmanager
-async def mortal(stack: Stack, file: Path) -> AsyncIterator[None]:
-    """Have provisioning kill itself where this file says so, until the context is left; `crashed` starts it again."""
+async def mortal(stack: Stack, file: Path, **environment: str) -> AsyncIterator[None]:
+    """Have provisioning kill itself where this file says so, until the context is left; `crashed` starts it again.
+
+    environment: settings of its own meanwhile.
+    """
     await stack.children.pop("provisioning").stop()
-    environment = {**stack._environment("provisioning"), "CRASH_FILE": str(file), **UNHURRIED}
+    environment = {**stack._environment("provisioning"), "CRASH_FILE": str(file), **UNHURRIED, **environment}
     if stack._broker:
         environment |= SOON_DEAD
     child = stack.children["provisioning"] = Child(
@@ -51,8 +54,23 @@ def arm(file: Path, point: str, passage: int, since: tuple[str, int] | None = No
     part.replace(file)
 
 
+async def crashed_at_each(stack: Stack, file: Path, points: Sequence[tuple[str, int]]) -> None:
+    """Have it end where it is armed to, and once more at each of these points, each time as soon as it is back."""
+    for point, passage in points:
+        await _dead(stack, file)
+        arm(file, point, passage)
+        await stack.children["provisioning"].start()
+    await crashed(stack, file)
+
+
 async def crashed(stack: Stack, file: Path) -> None:
     """Return once it has ended there, and was started again: at once, whereas a stack waits longer each time."""
+    await _dead(stack, file)
+    await stack.children["provisioning"].start()
+    await stack.wait_ready("provisioning")
+
+
+async def _dead(stack: Stack, file: Path) -> None:
     child = stack.children["provisioning"]
 
     async def dead() -> bool:
@@ -60,7 +78,7 @@ async def crashed(stack: Stack, file: Path) -> None:
 
     try:
         await eventually(dead)
+    except AssertionError:
+        raise AssertionError("it did not come by where it is to end") from None
     finally:
         await asyncio.to_thread(file.unlink, missing_ok=True)  # where it was not passed, it is none of the next test's
-    await child.start()
-    await stack.wait_ready("provisioning")

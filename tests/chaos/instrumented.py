@@ -4,6 +4,7 @@
   CRASH_FILE         when this file is there, `{"point": "before send", "passage": 3, "mark": "…"}`, the process takes
                      it away and ends by SIGKILL at that passage of that point; with `"since": ["Event", 2]` passages
                      count once that event went into the outbox so often, first of all that transaction's own
+                     (POINTS; and of what provisioning does for a tenant's own place, POINTS_AT_TARGETS)
   LEADS_REGARDLESS   set, its relay takes itself for the leader, whoever else leads
 The service's code knows nothing of it: what is wrapped are the drivers that it talks through.
 """
@@ -35,6 +36,17 @@ _STEPS = (
 )
 POINTS = tuple(f"{when} {step}" for step in _STEPS for when in ("before", "after"))
 """Where a process can be made to end. `domain commit`: of what wrote to the outbox and handled no event."""
+_STEPS_AT_TARGETS = {
+    "definition": re.compile(r"\s*(create|alter|drop) (role|database)\b"),
+    "wish": re.compile(r"\s*insert into instance\b"),
+    "record": re.compile(r"\s*update instance set ports\b"),
+}
+POINTS_AT_TARGETS = (
+    *(f"{when} {step}" for step in (*_STEPS_AT_TARGETS, "step commit") for when in ("before", "after")),
+    "before migration",
+)
+"""`definition`: of a role or a database; `wish`: for instances; `record`: of those that run; `step commit`: of what
+saved a deployment and handled no event; `migration`: to a next version, all of them in one transaction."""
 
 _PRODUCE = 0  # the key of the request, in Kafka's protocol
 _FILE = Path(os.environ.get("CRASH_FILE", os.devnull))
@@ -42,7 +54,7 @@ _passages: Counter[str] = Counter()
 _told: Counter[str] = Counter()
 """Events that went into the outbox of which a file asks, by its mark."""
 _written: "WeakKeyDictionary[Any, set[str]]" = WeakKeyDictionary()
-"""Of each connection: which of outbox and inbox its transaction has written to."""
+"""Of each connection: which of outbox, inbox and deployments its transaction has written to."""
 
 
 def _wanted() -> Any:
@@ -77,7 +89,7 @@ def _steps_of(connection: Any, sql: str) -> list[str]:
     written = _written.setdefault(connection, set())
     if re.match(r"\s*begin\b", sql):
         written.clear()
-    steps = []
+    steps = [step for step, statement in _STEPS_AT_TARGETS.items() if statement.match(sql)]
     if "delete from outbox" in sql:
         steps.append("outbox delete")
     if "insert into inbox" in sql:
@@ -85,11 +97,15 @@ def _steps_of(connection: Any, sql: str) -> list[str]:
         steps.append("inbox insert")
     if "insert into outbox" in sql:
         written.add("outbox")
+    if "update deployment d set" in sql:
+        written.add("deployment")
     if re.search(r"\bcommit\b", sql):
         if "inbox" in written:
             steps.append("effect commit")
         elif "outbox" in written:
             steps.append("domain commit")
+        if "deployment" in written and "inbox" not in written:
+            steps.append("step commit")
     return steps
 
 
@@ -110,6 +126,14 @@ def _watch_statements() -> None:
 
     for name in ("execute", "fetch", "fetchrow", "fetchval"):
         setattr(asyncpg.Connection, name, watched(getattr(asyncpg.Connection, name)))
+    prepare = asyncpg.Connection.prepare
+
+    async def watched_prepare(connection: Any, sql: str, **options: Any) -> Any:  # how SQLAlchemy's driver begins
+        if re.match(r"\s*(insert into|update) alembic_version\b", sql.lower()):
+            passing("before migration")
+        return await prepare(connection, sql, **options)
+
+    asyncpg.Connection.prepare = watched_prepare  # type: ignore[method-assign]
 
 
 def _watch_broker() -> None:
