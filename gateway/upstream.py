@@ -18,6 +18,8 @@ IDLE_SECONDS = 3.0
 """How long a connection may wait for work. Less than a service that is to stop waits for its clients to give up theirs
 (`DRAIN_SECONDS`), and far less than one that runs leaves them open (75 s): or a request could meet a connection that is
 closed just then."""
+_LEFT_ALONE_SECONDS = 5.0
+"""For how long an address that took no connection is asked after the others."""
 _LARGEST_HEAD = 64 * 1024
 
 
@@ -212,8 +214,8 @@ class Upstream:
     def __init__(self, name: str, urls: str, turn: Turn, *, concurrency: int, breaker: CircuitBreaker) -> None:
         """`urls` has one address, or several with commas between, without a path; ValueError if one can't be asked.
 
-        Of several the one that took the last connection is asked, and the next when it takes none: an instance can be
-        replaced by another one beside it.
+        Of several each is asked in its turn, and the next one when it takes no connection: an instance can be replaced
+        by another one beside it.
         """
         self.name = name
         self.turn = turn
@@ -223,6 +225,9 @@ class Upstream:
         self.under_way = 0
         self._concurrency = concurrency
         self._idle: list[Connection] = []
+        self._refused: dict[str, float] = {}
+        """By address, when it took no connection last."""
+        self._turn = 0
         self._closed = False
         self._now = 0.0
 
@@ -262,7 +267,7 @@ class Upstream:
     async def connect(self) -> Connection:
         """Return a new connection; OSError or TimeoutError if there can be none."""
         loop = asyncio.get_running_loop()
-        for address in tuple(self._addresses):
+        for address in self._in_turn():
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     _, connection = await loop.create_connection(
@@ -270,11 +275,18 @@ class Upstream:
                     )
             except (OSError, TimeoutError) as error:
                 refusal = error
-                if self._addresses[0] is address:  # asked last from now on
-                    self._addresses.append(self._addresses.pop(0))
+                self._refused[address.url] = self._now
             else:
+                self._refused.pop(address.url, None)
                 return connection
         raise refusal
+
+    def _in_turn(self) -> list[_Address]:
+        """Return those to ask, one after the other; what took no connection lately comes last."""
+        self._turn = (self._turn + 1) % len(self._addresses)
+        turn = [*self._addresses[self._turn :], *self._addresses[: self._turn]]
+        never = -_LEFT_ALONE_SECONDS
+        return sorted(turn, key=lambda each: self._now - self._refused.get(each.url, never) < _LEFT_ALONE_SECONDS)
 
     async def fetch(self, session: aiohttp.ClientSession, path: str) -> tuple[int, bytes]:
         """Return the status and body of a page of the service; what aiohttp raises if no address answers."""

@@ -25,7 +25,8 @@ class DeploymentStarted(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
     )
     operation: str = Field(
         default="deploy",
-        description="`deploy`, `suspend`, `maintain`, `resume`, `deprovision`; more may come.",
+        description="`deploy`, `suspend`, `maintain`, `resume`, `upgrade`, `scale`, `roll_back`, `deprovision`; more"
+        " may come.",
         examples=["deploy"],
     )
 
@@ -100,7 +101,8 @@ class RouteAssigned(_Deployment, topic=topics.PROVISIONING_ROUTE_SNAPSHOT):
     """A tenant has instances of its own: what it asks of these services goes to them from now on."""
 
     addresses: dict[str, str] = Field(
-        description="By service, where the tenant's instance answers: http://host:port.",
+        description="By service, where the tenant's instance answers: http://host:port; of several, each, with commas"
+        " between.",
         examples=[{"customer": "http://127.0.0.1:20001", "billing": "http://127.0.0.1:20002"}],
     )
 

@@ -156,11 +156,18 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     )
     operation: str = Field(
         default="deploy",
-        description="`deploy`, `suspend`, `maintain`, `resume`, `deprovision`; more may come.",
+        description="`deploy`, `suspend`, `maintain`, `resume`, `upgrade`, `scale`, `roll_back`, `deprovision`; more"
+        " may come.",
         examples=["deploy"],
     )
     reason: str | None = Field(default=None, description="Why, if it was said.", examples=["The invoice is overdue."])
     grace_seconds: int = Field(default=0, description="How long to wait before it takes effect.", examples=[0])
+    release: str | None = Field(
+        default=None, description="To which release to upgrade; without it, to the newest.", examples=["0.2.0"]
+    )
+    instances: int | None = Field(
+        default=None, description="How many instances of each service the tenant is to have.", examples=[2]
+    )
 
 
 class _DeploymentTransition(Event):

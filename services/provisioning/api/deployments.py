@@ -15,12 +15,13 @@ from chassis.http.idempotency import idempotent
 from chassis.http.listing import list_page
 from chassis.http.models import RowView, Strict
 from chassis.http.pagination import Cursor, Limit, Page
-from chassis.http.problem import NotFound
+from chassis.http.problem import NotFound, Problem
 from chassis.http.responses import json
 from chassis.ids import made_at
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from chassis.service import Service
+from services.provisioning.domain.saga import Unknown
 from services.provisioning.tables import COLUMNS
 from services.provisioning.use_cases import steer
 from services.provisioning.use_cases.plan import plan
@@ -29,7 +30,18 @@ router = APIRouter(prefix="/api/v1/deployments", tags=["Deployments"])
 Reader = Annotated[Principal, Depends(require("deployments:read"))]
 Writer = Annotated[Principal, Depends(require("deployments:write"))]
 Target = Literal["pooled", "process"]
-Operation = Literal["deploy", "suspend", "maintain", "resume", "deprovision", "repair", "repair_administrator"]
+Operation = Literal[
+    "deploy",
+    "suspend",
+    "maintain",
+    "resume",
+    "upgrade",
+    "scale",
+    "roll_back",
+    "deprovision",
+    "repair",
+    "repair_administrator",
+]
 
 _YOUNG = timedelta(seconds=30)
 _PATIENCE_SECONDS = 10.0
@@ -55,7 +67,8 @@ class DeploymentView(RowView):
     tenant_id: UUID
     target: str
     operation: str = Field(
-        description="deploy, suspend, maintain, resume, deprovision; nobody orders repair and repair_administrator"
+        description="deploy, suspend, maintain, resume, upgrade, scale, roll_back, deprovision; nobody orders repair and"
+        " repair_administrator"
     )
     status: str = Field(description="queued, waiting, running, compensating, succeeded or failed")
     failed_step: str | None
@@ -117,8 +130,11 @@ async def preview_deployment(
     grace_seconds: Annotated[int, Query(ge=0, le=366 * 24 * 3600)] = 0,
 ) -> Response:
     """Preview what an operation would do, step by step, and how long it will take by what it took before."""
-    async with service.db.for_tenant(who.tenant_id) as tx:
-        found = await plan(tx, target, operation, timedelta(seconds=grace_seconds))
+    try:
+        async with service.db.for_tenant(who.tenant_id) as tx:
+            found = await plan(tx, target, operation, timedelta(seconds=grace_seconds))
+    except Unknown as error:
+        raise Problem(422, "unknown-operation", f"There is no such plan: {error}.") from error
     steps = [
         PlannedStepView(
             name=step.name,

@@ -19,6 +19,7 @@ class Command(StrEnum):
     CREATE_DATABASES = "create_databases"
     MIGRATE = "migrate"
     START_INSTANCES = "start_instances"
+    REPLACE_INSTANCES = "replace_instances"
     ASSIGN_ROUTE = "assign_route"
     REQUEST_WORKSPACES = "request_workspaces"
     REQUEST_ADMINISTRATOR = "request_administrator"
@@ -32,6 +33,7 @@ class Command(StrEnum):
     REMOVE_ADMINISTRATOR = "remove_administrator"
     WITHDRAW_ROUTE = "withdraw_route"
     STOP_INSTANCES = "stop_instances"
+    RESTORE_INSTANCES = "restore_instances"
     DROP_DATABASES = "drop_databases"
     REVERSE_TRANSITION = "reverse_transition"
     TELL_SUCCESS = "tell_success"
@@ -43,9 +45,11 @@ OF_TARGETS = frozenset(
         Command.CREATE_DATABASES,
         Command.MIGRATE,
         Command.START_INSTANCES,
+        Command.REPLACE_INSTANCES,
         Command.ASSIGN_ROUTE,
         Command.WITHDRAW_ROUTE,
         Command.STOP_INSTANCES,
+        Command.RESTORE_INSTANCES,
         Command.DROP_DATABASES,
     }
 )
@@ -168,7 +172,17 @@ _TEAR_DOWN = tuple(
 )
 
 
-def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> Mapping[str, tuple[Recipe, ...]]:
+_REPLACE = (_of_target(Command.REPLACE_INSTANCES, Command.RESTORE_INSTANCES), _VERIFY)
+"""Of a tenant that is at work: those that are to come work beside those that are there, until they are looked at."""
+_OF_INSTANCES: Mapping[str, tuple[Recipe, ...]] = {
+    "upgrade": (GRACE, _of_target(Command.MIGRATE), *_REPLACE),
+    "scale": (GRACE, *_REPLACE),
+    # Its databases stay as they are: a release leaves them so that the one before it can work on.
+    "roll_back": (GRACE, *_REPLACE),
+}
+
+
+def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> dict[str, tuple[Recipe, ...]]:
     return {
         "deploy": deploy,
         "suspend": _close("suspended"),
@@ -183,13 +197,21 @@ def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> Ma
 
 RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
     "pooled": _operations(_DEPLOY, ()),
-    "process": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN),
+    "process": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN) | _OF_INSTANCES,
 }
 """By target and operation."""
 
 
 class Unknown(Exception):
     """There is no such operation at that target."""
+
+
+def recipes_of(target: str, operation: str) -> tuple[Recipe, ...]:
+    """Return how an operation is done at a target; Unknown if there is none such."""
+    recipes = RECIPES.get(target, {}).get(operation)
+    if recipes is None:
+        raise Unknown(f"there is no operation {operation!r} at the target {target!r}")
+    return recipes
 
 
 class Refused(Exception):
@@ -233,10 +255,7 @@ class Saga:
     @classmethod
     def order(cls, target: str, operation: str, now: datetime, grace: timedelta = timedelta()) -> "Saga":
         """Put a deployment into the queue, or let its grace begin; Unknown if there is no such operation."""
-        recipes = RECIPES.get(target, {}).get(operation)
-        if recipes is None:
-            raise Unknown(f"there is no operation {operation!r} at the target {target!r}")
-        steps = [Step(recipe.name) for recipe in recipes if grace or recipe is not GRACE]
+        steps = [Step(recipe.name) for recipe in recipes_of(target, operation) if grace or recipe is not GRACE]
         saga = cls(target, operation, tuple(steps), grace=grace)
         return saga._run(0, now) if steps[0].name == GRACE.name else saga
 

@@ -199,6 +199,8 @@ def _event(command: Command, row: Any, saga: Saga) -> Event | None:
             return None  # its target's
         case Command.WITHDRAW_ROUTE | Command.STOP_INSTANCES | Command.DROP_DATABASES:
             return None
+        case Command.REPLACE_INSTANCES | Command.RESTORE_INSTANCES:
+            return None
 
 
 def _step_at(saga: Saga) -> str:

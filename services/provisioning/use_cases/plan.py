@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from chassis.persistence.database import Transaction
-from services.provisioning.domain.saga import GRACE, RECIPES
+from services.provisioning.domain.saga import GRACE, recipes_of
 
 _REMEMBERED = 200
 """So many of the last deployments of the same kind say how long the next one will take."""
@@ -37,8 +37,8 @@ class Plan:
 
 
 async def plan(tx: Transaction, target: str, operation: str, grace: timedelta) -> Plan:
-    """Return the plan of an operation; KeyError if there is none such."""
-    recipes = [recipe for recipe in RECIPES[target][operation] if grace or recipe is not GRACE]
+    """Return the plan of an operation; Unknown if there is none such."""
+    recipes = [recipe for recipe in recipes_of(target, operation) if grace or recipe is not GRACE]
     rows = {row["name"]: row for row in await tx.fetch(_HISTORY, target, operation, _REMEMBERED)}
     steps = []
     for recipe in recipes:

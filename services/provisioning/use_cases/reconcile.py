@@ -17,7 +17,7 @@ from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.provisioning import DriftFound, DriftResolved
 from services.provisioning import access, metrics
-from services.provisioning.domain.drift import Finding, Kind, Record, Remedy, drifts
+from services.provisioning.domain.drift import NEUTRAL, Finding, Kind, Record, Remedy, drifts
 from services.provisioning.domain.saga import Saga
 from services.provisioning.settings import DeploymentSettings
 from services.provisioning.tables import lock_deployments
@@ -107,7 +107,7 @@ class Reconciler:
         tenants = [UUID(tenant["id"]) for tenant in page]
         # The records first: what they say has long been told when the world is looked at.
         async with self._service.consumer_db.for_tenants(tenants) as tx:
-            known = {row["tenant_id"]: row for row in await tx.fetch(_RECORDS, tenants, _REPAIRS)}
+            known = {row["tenant_id"]: row for row in await tx.fetch(_RECORDS, tenants, list(NEUTRAL))}
         idle = [item for item in page if not (row := known.get(UUID(item["id"]))) or not row["under_way"]]
         suspected, confirmed, well = set(), [], []
         for item, seen in zip(idle, await observe.seen(self._service.settings, idle, administered), strict=True):
@@ -191,7 +191,7 @@ class Reconciler:
 
 
 def _record(row: Any) -> Record | None:
-    """Return what is known of a tenant; nothing where only repairs are, or nothing at all."""
+    """Return what is known of a tenant; nothing where only neutral ones are, or nothing at all."""
     if row is None or row["deployment_id"] is None:
         return None
     return Record(

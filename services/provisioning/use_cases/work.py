@@ -21,7 +21,7 @@ from services.provisioning import access
 from services.provisioning.domain.saga import OF_TARGETS, Command, Recipe, Saga
 from services.provisioning.settings import DeploymentSettings
 from services.provisioning.tables import COLUMNS, cause_of, lock_deployments, saga_of
-from services.provisioning.targets import TARGETS
+from services.provisioning.targets import TARGETS, Impossible
 from services.provisioning.use_cases.advance import DEPLOYER, Unfolding, save
 from services.provisioning.use_cases.queue import admit
 
@@ -37,6 +37,8 @@ class Verdict(NamedTuple):
     name: str
     status: str
     wrong: str | None
+    for_good: bool = False
+    """Whether to try it again would change nothing."""
 
 
 class Deployer(Worker):
@@ -149,6 +151,8 @@ class Deployer(Worker):
             try:
                 async with asyncio.timeout(saga.recipe(step.name).timeout.total_seconds()):
                     return Verdict(step.name, step.status, await work)
+            except Impossible as error:
+                return Verdict(step.name, step.status, str(error), for_good=True)
             except TRANSIENT as error:
                 return Verdict(step.name, step.status, str(error) or type(error).__name__)
 
@@ -170,6 +174,8 @@ def _next(saga: Saga, verdict: Verdict | None, now: datetime) -> Saga:
         return saga.done(step.name, "self", now)
     if verdict is None or step is None or (step.name, step.status) != (verdict.name, verdict.status):
         return saga.timed_out(now)
+    if verdict.for_good and step.status == "running":
+        return saga.failed(step.name, verdict.wrong or "", now)
     if verdict.wrong:
         return saga.noted(step.name, verdict.wrong).timed_out(now)
     return saga.done(step.name, "self", now) if step.status == "running" else saga.undone(step.name, "self", now)

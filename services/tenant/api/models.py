@@ -1,10 +1,10 @@
 """Shapes of requests and answers."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool
+from pydantic import BaseModel, BeforeValidator, Field, StrictBool, model_validator
 
 from chassis.http.fields import PLAIN, Country, Currency, Email, ShortText, Text, TimeZone, Whole, only_a_number
 from chassis.http.models import RowView, Strict
@@ -87,6 +87,20 @@ class OperationOrder(Strict):
     grace_seconds: Annotated[int, Field(ge=0, le=366 * 24 * 3600), BeforeValidator(only_a_number)] | None = Field(
         default=None, description="How long to wait before it takes effect: not at all, but 30 days to deprovision."
     )
+    release: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
+        default=None, description="To which release to upgrade; without it, to the newest that there is at its target."
+    )
+    instances: Annotated[int, Field(ge=1, le=8), BeforeValidator(only_a_number)] | None = Field(
+        default=None, description="To how many instances of each service to scale."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.release is not None and self.operation is not Operation.UPGRADE:
+            raise ValueError("a release is for upgrade alone")
+        if (self.instances is not None) is not (self.operation is Operation.SCALE):
+            raise ValueError("instances are for scale alone, which needs them")
+        return self
 
 
 class TransitionView(BaseModel):

@@ -162,6 +162,8 @@ async def deploy_tenant(
 
     deploy: a tenant that is registered, or whose deployment failed. suspend, maintain: an active one, whose users are
     refused from then on (403) with the reason. resume: one that is suspended or in maintenance.
+    upgrade, scale, roll_back: the instances that a tenant has of its own are replaced, without a request lost, by
+    others of a release, by more or fewer, or by such as they were before the last of these.
     deprovision: nobody uses it any more; after the grace its data is written down, deleted, and counted. One at a time.
     """
     return await _order(request, service, who, tenant_id, body)

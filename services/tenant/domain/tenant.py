@@ -53,7 +53,14 @@ class Operation(StrEnum):
     SUSPEND = "suspend"
     MAINTAIN = "maintain"
     RESUME = "resume"
+    UPGRADE = "upgrade"
+    SCALE = "scale"
+    ROLL_BACK = "roll_back"
     DEPROVISION = "deprovision"
+
+
+OF_INSTANCES = frozenset({Operation.UPGRADE, Operation.SCALE, Operation.ROLL_BACK})
+"""What is done with the instances that a tenant has of its own."""
 
 
 class Target(StrEnum):
@@ -68,6 +75,7 @@ _BEGINS_IN: Mapping[Operation, frozenset[Status]] = {
     Operation.SUSPEND: frozenset({Status.ACTIVE}),
     Operation.MAINTAIN: frozenset({Status.ACTIVE}),
     Operation.RESUME: frozenset({Status.SUSPENDED, Status.MAINTENANCE}),
+    **dict.fromkeys(OF_INSTANCES, frozenset({Status.ACTIVE, Status.SUSPENDED, Status.MAINTENANCE})),
     Operation.DEPROVISION: frozenset(
         {
             Status.REGISTERED,
@@ -128,13 +136,16 @@ class Tenant:
     def target(self, operation: Operation, wanted: Target | None, last: Target | None) -> Target:
         """Return where an operation is done: a deployment where it is wanted, all else where the tenant is.
 
-        `last`: where the last operation was. Refused if another target is wanted than the one where it is.
+        `last`: where the last operation was. Refused if another target is wanted than the one where it is, and what
+        needs instances of its own where it has none.
         """
         if operation is Operation.DEPLOY:
             return wanted or Target.POOLED
         where = Target.POOLED if last is None or self.status in (Status.REGISTERED, Status.FAILED) else last
         if wanted not in (None, where):
             raise Refused(f"the tenant is at the target {where}: to {operation} it elsewhere is not possible")
+        if operation in OF_INSTANCES and where is Target.POOLED:
+            raise Refused("the tenant has no instances of its own; those that it shares are the platform's")
         return where
 
     def go(self, status: Status, deployment_id: UUID | None) -> "Tenant":

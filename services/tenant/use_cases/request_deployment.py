@@ -24,6 +24,8 @@ async def request_deployment(
     target: Target | None = None,
     reason: str | None = None,
     grace_seconds: int | None = None,
+    release: str | None = None,
+    instances: int | None = None,
 ) -> UUID:
     """Return the id of the deployment that was ordered; Refused if the tenant's state forbids it."""
     tenant = await lock_tenant(tx, tenant_id)
@@ -68,6 +70,8 @@ async def request_deployment(
         operation=operation,
         reason=reason,
         grace_seconds=grace_seconds,
+        release=release,
+        instances=instances,
     )
     await publish(tx, [*told, Outgoing(event, 1)], source=service.source, clock=service.clock)
     return deployment_id

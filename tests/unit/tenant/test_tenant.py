@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import booleans, lists, one_of, sampled_from, tuples
 
-from services.tenant.domain.tenant import TRANSITIONS, Operation, Profile, Refused, Status, Target, Tenant
+from services.tenant.domain.tenant import OF_INSTANCES, TRANSITIONS, Operation, Profile, Refused, Status, Target, Tenant
 
 PROFILE = Profile("Acme", "acme", "a@acme.example", "standard", "USD", "US", "America/New_York")
 BEGINS = {
@@ -14,6 +14,7 @@ BEGINS = {
     Operation.SUSPEND: {"active"},
     Operation.MAINTAIN: {"active"},
     Operation.RESUME: {"suspended", "maintenance"},
+    **dict.fromkeys(OF_INSTANCES, {"active", "suspended", "maintenance"}),
     Operation.DEPROVISION: set(Status) - {"deploying", "deprovisioned"},
 }
 
@@ -46,6 +47,10 @@ def test_only_a_deployment_chooses_a_target_and_all_else_is_done_where_the_tenan
     assert tenant(Status.FAILED).target(Operation.DEPROVISION, None, Target.PROCESS) is Target.POOLED
     with pytest.raises(Refused, match="at the target process"):
         tenant(Status.ACTIVE).target(Operation.SUSPEND, Target.POOLED, Target.PROCESS)
+    for operation in OF_INSTANCES:
+        assert tenant(Status.ACTIVE).target(operation, None, Target.PROCESS) is Target.PROCESS
+        with pytest.raises(Refused, match="no instances of its own"):
+            tenant(Status.ACTIVE).target(operation, None, Target.POOLED)
 
 
 @given(
