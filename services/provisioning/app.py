@@ -29,7 +29,7 @@ def _workers(service: Service) -> list[Worker]:
     hosts: dict[str, Host] = {}
     if settings.server_url:
         hosts["process"] = Processes(service.settings, settings)
-    return [*workers, Supervisor(service, hosts)] if hosts else workers
+    return [*workers, Supervisor(service, hosts, settings.settle_seconds)] if hosts else workers
 
 
 MICROSERVICE = Microservice(

@@ -37,13 +37,18 @@ class Host(Protocol):
 
     @property
     def parts(self) -> Sequence[str]:
-        """What a tenant has there that runs: its instances, by service, and what these need."""
+        """What a tenant has there that runs: the services it has instances of, and what these need."""
 
     async def running(self) -> Mapping[UUID, Mapping[str, Instance]]:
         """Return what runs there, by tenant and part; InstanceError if nobody can tell now."""
 
-    async def start(self, tenant_id: UUID, parts: Collection[str], ports: Mapping[str, int]) -> Mapping[str, Instance]:
-        """Start these parts of a tenant, and return them; at the ports where they were before, if that can be."""
+    async def start(
+        self, tenant_id: UUID, parts: Collection[str], ports: Mapping[str, int], release: str | None
+    ) -> Mapping[str, Instance]:
+        """Start these parts of a tenant, of a release, and return all of its own.
+
+        At the ports where they were before, if that can be. Without a release they are of the newest.
+        """
 
     async def stop(self, tenant_id: UUID, running: Mapping[str, Instance]) -> None:
         """End these parts of a tenant."""
@@ -102,11 +107,44 @@ def passed_on() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(_PROVISIONINGS_OWN)}
 
 
-def addresses_of(row: Any) -> dict[str, str]:
-    """Return where a tenant's instances answer, by service, from a row of `instance`."""
-    return {name: f"http://{row['hosts'].get(name, LOOPBACK)}:{port}" for name, port in row["ports"].items()}
+def instances_of(row: Any) -> list[str]:
+    """Return the instances that a tenant is to have, as parts: `<service>-<generation>-<number>`.
+
+    row: of `instance`. Those of a generation are of one release; those of the next one replace them.
+    """
+    numbers = range(1, row["instances"] + 1)
+    return [f"{service}-{row['generation']}-{number}" for service in DEDICATED for number in numbers]
+
+
+def parts_of(row: Any, parts: Collection[str]) -> list[str]:
+    """Return all that is to run for a tenant, of what there is at its target."""
+    return [*(part for part in parts if part not in DEDICATED), *instances_of(row)]
+
+
+def service_of(part: str) -> str:
+    """Return of what service an instance is."""
+    return part.partition("-")[0]
+
+
+def serving(row: Any) -> list[str]:
+    """Return the instances to which a tenant's requests go, or will go when it has a route."""
+    chosen: list[str] | None = row["serving"]
+    return instances_of(row) if chosen is None else chosen
+
+
+def addresses_of(row: Any, parts: Collection[str]) -> dict[str, str]:
+    """Return where instances of a tenant answer, as far as that is known."""
+    hosts, ports = row["hosts"], row["ports"]
+    return {part: f"http://{hosts.get(part, LOOPBACK)}:{ports[part]}" for part in parts if part in ports}
 
 
 def route_of(row: Any) -> RouteAssigned:
-    """Return where a tenant's instances are, to be told."""
-    return RouteAssigned(tenant_id=row["tenant_id"], deployment_id=row["deployment_id"], addresses=addresses_of(row))
+    """Return where a tenant's requests go, to be told."""
+    addresses: dict[str, list[str]] = {}
+    for part, address in addresses_of(row, serving(row)).items():
+        addresses.setdefault(service_of(part), []).append(address)
+    return RouteAssigned(
+        tenant_id=row["tenant_id"],
+        deployment_id=row["deployment_id"],
+        addresses={service: ",".join(each) for service, each in addresses.items()},
+    )

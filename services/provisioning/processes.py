@@ -26,6 +26,7 @@ from services.provisioning.instances import (
     named,
     passed_on,
     passwords,
+    service_of,
 )
 from services.provisioning.settings import DeploymentSettings
 
@@ -48,25 +49,29 @@ class Processes:
     async def running(self) -> dict[UUID, dict[str, Instance]]:
         """Return those that were started; one that ended is about to start again."""
         found: dict[UUID, dict[str, Instance]] = {}
-        for (tenant_id, name), child in self._children.items():
-            port = self._ports[tenant_id, name]
-            found.setdefault(tenant_id, {})[name] = Instance(child.pid or STARTING, LOOPBACK, port)
+        for (tenant_id, part), child in self._children.items():
+            port = self._ports[tenant_id, part]
+            found.setdefault(tenant_id, {})[part] = Instance(child.pid or STARTING, LOOPBACK, port)
         return found
 
-    async def start(self, tenant_id: UUID, parts: Collection[str], ports: Mapping[str, int]) -> dict[str, Instance]:
+    async def start(
+        self, tenant_id: UUID, parts: Collection[str], ports: Mapping[str, int], release: str | None
+    ) -> dict[str, Instance]:
         """Start processes of a tenant, each at the port where it was if that is free."""
         try:
-            for name in parts:
-                taken, before = self._ports.values(), ports.get(name)
+            python = interpreter(self._deployments, release)
+            for part in parts:
+                taken, before = self._ports.values(), ports.get(part)
                 usable = before is not None and before not in taken and is_free(before)
-                await self._begin(tenant_id, name, before if before is not None and usable else free_port(taken))
+                port = before if before is not None and usable else free_port(taken)
+                await self._begin(tenant_id, part, port, python)
         except (*LOST, Refused, StackError) as error:
             raise InstanceError(str(error) or repr(error)) from error
         return (await self.running())[tenant_id]
 
     async def stop(self, tenant_id: UUID, running: Mapping[str, Instance]) -> None:
         """Stop processes of a tenant."""
-        await self._stop([(tenant_id, name) for name in running])
+        await self._stop([(tenant_id, part) for part in running])
 
     async def let_go(self) -> None:
         """Stop all of them."""
@@ -77,20 +82,21 @@ class Processes:
         for key in keys:
             del self._children[key], self._ports[key]
 
-    async def _begin(self, tenant_id: UUID, name: str, port: int) -> None:
-        own, server = named(name, tenant_id), self._deployments.server_url
+    async def _begin(self, tenant_id: UUID, part: str, port: int, python: str) -> None:
+        service = service_of(part)
+        own, server = named(service, tenant_id), self._deployments.server_url
         assert server, "there are none without it"
         url = server.get_secret_value()
-        told = environment(self._settings, url, name, tenant_id)
+        told = environment(self._settings, url, service, tenant_id)
         child = Child(
             own,
-            [sys.executable, "-m", f"services.{name}"],
+            [python, "-m", f"services.{service}"],
             {**passed_on(), **told, "HOST": LOOPBACK, "PORT": str(port)},
-            self._deployments.log_directory / f"{own}.log",
+            self._deployments.log_directory / f"{named(part, tenant_id)}.log",
             death_signal=signal.SIGKILL,
         )
         # Before it is there: it may be given up meanwhile, and its port is nobody else's.
-        self._children[tenant_id, name], self._ports[tenant_id, name] = child, port
+        self._children[tenant_id, part], self._ports[tenant_id, part] = child, port
         try:
             connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
             try:
@@ -99,7 +105,19 @@ class Processes:
                 await close(connection)
             await child.start()
         except BaseException:
-            await self._stop([(tenant_id, name)])
+            await self._stop([(tenant_id, part)])
             raise
         child.keep_alive(lambda message: log.warning("instance_ended", tenant_id=str(tenant_id), message=message))
-        log.info("instance_started", tenant_id=str(tenant_id), service=name, port=port)
+        log.info("instance_started", tenant_id=str(tenant_id), part=part, port=port)
+
+
+def interpreter(settings: DeploymentSettings, release: str | None) -> str:
+    """Return the Python that processes of a release run on; InstanceError if that is not here."""
+    known = settings.interpreters
+    if not known:
+        return sys.executable
+    if release is None:
+        return str(next(iter(known.values())))
+    if release not in known:
+        raise InstanceError(f"there is no release {release} here: DEPLOYMENT_INTERPRETERS does not name it")
+    return str(known[release])

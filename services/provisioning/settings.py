@@ -22,6 +22,12 @@ class DeploymentSettings(BaseSettings):
     where it is empty, no tenant has processes of its own."""
     log_directory: Path = Path(gettempdir())
     """Where such processes write their logs."""
+    interpreters: dict[str, Path] = {}
+    """The releases that such processes can be of, the newest first, each with the Python of the environment that it is
+    installed in, as JSON; without any, they are of the release that provisioning itself is of."""
+    settle_seconds: float = Field(default=2.0, ge=0)
+    """How long an instance that was replaced is kept beside the one that came in its place: by then every gateway has
+    heard of that one."""
     reconcile_seconds: float = Field(default=60.0, gt=0)
     """How often it is looked at whether the world is as the records say; what is not twice in turn is a drift."""
 

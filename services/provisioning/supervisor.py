@@ -5,7 +5,8 @@ There is one in the platform at a time. A tenant is seen to in a task of its own
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -17,7 +18,16 @@ from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import LOST, close
 from chassis.service import Service
 from chassis.worker import Worker
-from services.provisioning.instances import STARTING, Host, Instance, InstanceError, route_of
+from services.provisioning.instances import (
+    STARTING,
+    Host,
+    Instance,
+    InstanceError,
+    instances_of,
+    parts_of,
+    route_of,
+    serving,
+)
 
 log = structlog.get_logger()
 
@@ -43,11 +53,12 @@ where tenant_id = $1 and (wanted or $4::jsonb = '{}') returning *
 class Supervisor(Worker):
     """Starts what is wanted, and ends what is not."""
 
-    def __init__(self, service: Service, hosts: Mapping[str, Host]) -> None:
-        """`hosts`: what instances run in, by target."""
+    def __init__(self, service: Service, hosts: Mapping[str, Host], settle_seconds: float) -> None:
+        """`hosts`: what instances run in, by target. `settle_seconds`: how long one is kept to which no route leads."""
         super().__init__(SUPERVISOR, self._look, poll_seconds=_POLL_SECONDS)
         self._service = service
         self._hosts = hosts
+        self._settle = timedelta(seconds=settle_seconds)
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._patience: dict[UUID, _Patience] = {}
         self._connection: asyncpg.Connection[Any] | None = None
@@ -113,7 +124,8 @@ class Supervisor(Worker):
             self._patience.pop(tenant_id, None)
             await self._record(row, {})
             return
-        if missing := [part for part in host.parts if part not in running]:
+        wanted = parts_of(row, host.parts)
+        if missing := [part for part in wanted if part not in running]:
             patience = self._patience.setdefault(tenant_id, _Patience())
             if not patience.is_over():
                 return
@@ -122,8 +134,18 @@ class Supervisor(Worker):
             if row is None:
                 return
             patience.try_again()
-            running = {**running, **await host.start(tenant_id, missing, row["ports"])}
+            running = {**running, **await host.start(tenant_id, missing, row["ports"], row["release"])}
+        replaced = {part: each for part, each in running.items() if part not in wanted}
+        if replaced and self._are_left(row, replaced):
+            await host.stop(tenant_id, replaced)
+            running = {part: each for part, each in running.items() if part in wanted}
         await self._record(row, running)
+
+    def _are_left(self, row: Any, replaced: Collection[str]) -> bool:
+        """Whether no route has led to these for so long that nobody asks them any more."""
+        since = row["served_since"]
+        left = since is None or self._service.clock.now() - since >= self._settle
+        return left and not set(replaced) & set(serving(row))
 
     async def _remove(self, host: Host, tenant_id: UUID, running: Mapping[str, Instance]) -> None:
         """End what runs for a tenant of which nothing is wanted."""
@@ -133,7 +155,7 @@ class Supervisor(Worker):
     async def _record(self, row: Any, running: Mapping[str, Instance]) -> Any:
         """Record what runs of a tenant, and tell of other addresses if it is routed; None if it is not wanted now."""
         ports, hosts = _addresses(row, running)
-        moved = row["routed"] and (ports, hosts) != (row["ports"], row["hosts"])
+        moved = row["routed"] and route_of(row) != route_of({**row, "ports": ports, "hosts": hosts})
         pids = {part: instance.known_by for part, instance in running.items()}
         async with self._service.consumer_db.for_tenants([row["tenant_id"]]) as tx:
             now = await tx.fetchrow(_RECORD, row["tenant_id"], ports, hosts, pids, int(moved))
@@ -188,7 +210,7 @@ def _is_so(host: Host, row: Any, running: Mapping[str, Instance]) -> bool:
         return False
     pids = {part: instance.known_by for part, instance in running.items()}
     return (
-        set(host.parts) <= running.keys()
+        set(parts_of(row, host.parts)) == running.keys()
         and pids == row["pids"]
         and _addresses(row, running)
         == (
@@ -201,7 +223,10 @@ def _is_so(host: Host, row: Any, running: Mapping[str, Instance]) -> bool:
 def _addresses(row: Any, running: Mapping[str, Instance]) -> tuple[dict[str, int], dict[str, str]]:
     """Return the ports and the hosts to record: of those that are not there, where they were."""
     at = {part: instance for part, instance in running.items() if instance.port is not None}
+    known = {*running, *instances_of(row), *serving(row)}
+    ports = {**row["ports"], **{part: instance.port for part, instance in at.items()}}
+    hosts = {**row["hosts"], **{part: instance.host for part, instance in at.items()}}
     return (
-        {**row["ports"], **{part: instance.port for part, instance in at.items()}},
-        {**row["hosts"], **{part: instance.host for part, instance in at.items()}},
+        {part: port for part, port in ports.items() if part in known},
+        {part: host for part, host in hosts.items() if part in known},
     )

@@ -40,6 +40,7 @@ _STEPS_AT_TARGETS = {
     "definition": re.compile(r"\s*(create|alter|drop) (role|database)\b"),
     "wish": re.compile(r"\s*insert into instance\b"),
     "record": re.compile(r"\s*update instance set ports\b"),
+    "choice": re.compile(r"\s*update instance set deployment_id\b"),
 }
 POINTS_AT_TARGETS = (
     *(f"{when} {step}" for step in (*_STEPS_AT_TARGETS, "step commit") for when in ("before", "after")),

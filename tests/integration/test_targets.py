@@ -3,11 +3,10 @@
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -17,7 +16,6 @@ from aiokafka.admin import AIOKafkaAdminClient
 from deploy.stack.stack import Stack
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy, registration
-from tests.crashes import arm, crashed, mortal
 from tests.deployments import done, ended, ordered, past_security, settled, status_of
 from tests.integration.test_deprovision import settle_in
 from tests.integration.test_operation_failures import at, away, failing, time_is_over
@@ -32,13 +30,6 @@ TARGETS = ("pooled", "process")
 def began() -> datetime:
     """Return when these tests began: what others left behind is not theirs."""
     return datetime.now(UTC) - timedelta(seconds=1)
-
-
-@pytest.fixture(scope="module")
-async def crash_file(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
-    file = tmp_path_factory.mktemp("targets") / "provisioning.crash"
-    async with mortal(stack, file):
-        yield file
 
 
 def processes_of(tenant: str) -> Iterator[int]:
@@ -204,30 +195,3 @@ async def test_a_target_is_chosen_when_a_tenant_is_deployed(stack: Stack, platfo
     steps = (await platform.send("GET", f"{V1}/deployments/plan", params=preview)).expect(200)["steps"]
     ends = ["prove_deletion", "withdraw_route", "stop_instances", "drop_databases", "retire"]
     assert [step["name"] for step in steps][-5:] == ends
-
-
-@pytest.mark.parametrize(
-    ("target", "operation", "point", "passage"),
-    [
-        ("pooled", "deploy", "before domain commit", 2),
-        ("process", "deploy", "after domain commit", 3),  # its route is told
-        ("process", "deprovision", "after domain commit", 3),  # its route is withdrawn
-    ],
-)
-async def test_what_a_crash_broke_off_is_gone_on_with(
-    stack: Stack, platform: Api, crash_file: Path, target: str, operation: str, point: str, passage: int
-) -> None:
-    tenant = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)["id"]
-    order: dict[str, Any] = {"target": target}
-    if operation != "deploy":
-        await done(platform, stack, tenant, **order)
-        order = {"operation": operation, "grace_seconds": 0}
-    arm(crash_file, point, passage)
-    deployment = await ordered(platform, tenant, **order)
-    await crashed(stack, crash_file)
-    found = await ended(platform, deployment)
-    assert (found["status"], found["reason"]) == ("succeeded", None)
-    await settled(stack, tenant)
-    if operation == "deploy":
-        await leaves(stack, platform, tenant)
-    assert await own_things(stack, tenant) == NOTHING

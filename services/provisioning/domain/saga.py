@@ -174,7 +174,7 @@ _TEAR_DOWN = tuple(
 
 _REPLACE = (_of_target(Command.REPLACE_INSTANCES, Command.RESTORE_INSTANCES), _VERIFY)
 """Of a tenant that is at work: those that are to come work beside those that are there, until they are looked at."""
-_OF_INSTANCES: Mapping[str, tuple[Recipe, ...]] = {
+_OF_INSTANCES: dict[str, tuple[Recipe, ...]] = {
     "upgrade": (GRACE, _of_target(Command.MIGRATE), *_REPLACE),
     "scale": (GRACE, *_REPLACE),
     # Its databases stay as they are: a release leaves them so that the one before it can work on.
@@ -212,6 +212,10 @@ def recipes_of(target: str, operation: str) -> tuple[Recipe, ...]:
     if recipes is None:
         raise Unknown(f"there is no operation {operation!r} at the target {target!r}")
     return recipes
+
+
+class Impossible(Exception):
+    """A step can't be done, and to try it again would change nothing; the message says why."""
 
 
 class Refused(Exception):

@@ -8,7 +8,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import aiohttp
@@ -23,15 +23,18 @@ from chassis.settings import Settings
 from deploy.prepare import Refused, create_database, create_roles
 from dotmac_contracts.envelope import Event
 from dotmac_contracts.provisioning import RouteWithdrawn
-from services.provisioning.domain.saga import Command
+from services.provisioning.domain.saga import Command, Impossible
 from services.provisioning.instances import (
     DEDICATED,
     InstanceError,
     addresses_of,
     instance_url,
+    instances_of,
     named,
+    parts_of,
     passwords,
     route_of,
+    serving,
 )
 from services.provisioning.supervisor import SUPERVISOR
 from services.provisioning.tables import cause_of
@@ -39,9 +42,17 @@ from services.provisioning.tables import cause_of
 _CONNECT_SECONDS = 5.0
 _READY_SECONDS = 2.0
 _WANT = """
-insert into instance as i (tenant_id, deployment_id, target, wanted) values ($1, $2, $3, true)
-on conflict (tenant_id) do update set wanted = true, deployment_id = excluded.deployment_id, target = excluded.target
+insert into instance as i (tenant_id, deployment_id, target, wanted, release) values ($1, $2, $3, true, $4)
+on conflict (tenant_id) do update set wanted = true, deployment_id = excluded.deployment_id, target = excluded.target,
+    release = excluded.release, instances = 1, serving = null, before = null
 where not i.wanted
+"""
+_REPLACE = """
+update instance set deployment_id = $2, release = $3, instances = $4, generation = $5, before = $6, changed_by = $7,
+    serving = $8 where tenant_id = $1 returning *
+"""
+_SERVE = """
+update instance set serving = $2, served_since = $3, version = version + routed::int where tenant_id = $1 returning *
 """
 # Alembic knows one migration in a process at a time.
 _MIGRATING = asyncio.Lock()
@@ -58,6 +69,18 @@ class Dedicated(ABC):
     @abstractmethod
     def refusal(self) -> str | None:
         """Return why no tenant can be deployed there by this installation; None if it can."""
+
+    @abstractmethod
+    def releases(self) -> Sequence[str]:
+        """Return the releases that instances can be of there, the newest first."""
+
+    async def migrate(self, url: str, service: str, release: str | None) -> None:
+        """Bring the database of an instance, given as its owner's address, to the version that a release knows.
+
+        Here by provisioning's own release; a target that has others runs theirs.
+        """
+        async with _MIGRATING:
+            await upgrade(service, url)
 
     @abstractmethod
     async def prepare_server(self, settings: Settings, tenant_id: UUID) -> None:
@@ -94,9 +117,11 @@ class Dedicated(ABC):
                 case Command.CREATE_DATABASES:
                     await self._create_databases(service.settings, tenant_id)
                 case Command.MIGRATE:
-                    await self._migrate(service.settings, tenant_id)
+                    await self._migrate(service, deployment)
                 case Command.START_INSTANCES:
                     return await self._start(service, deployment)
+                case Command.REPLACE_INSTANCES | Command.RESTORE_INSTANCES:
+                    return await self._replace(service, deployment, command)
                 case Command.ASSIGN_ROUTE:
                     await self._assign_route(service, deployment)
                 case Command.WITHDRAW_ROUTE:
@@ -119,28 +144,83 @@ class Dedicated(ABC):
                 await create_roles(connection, passwords(settings, own))
                 await create_database(connection, own)
 
-    async def _migrate(self, settings: Settings, tenant_id: UUID) -> None:
+    async def _migrate(self, service: Service, deployment: Any) -> None:
+        tenant_id, settings = deployment["tenant_id"], service.settings
         server_url = await self.server_url(settings, tenant_id)
+        if deployment["operation"] == "upgrade":
+            release = self._release(deployment["request"].get("release"))
+        else:
+            async with service.consumer_db.for_tenants([tenant_id]) as tx:
+                release = await tx.fetchval("select release from instance where tenant_id = $1 and wanted", tenant_id)
         for name in DEDICATED:
-            async with _MIGRATING:
-                await upgrade(name, instance_url(settings, server_url, name, tenant_id, "owner"))
+            await self.migrate(instance_url(settings, server_url, name, tenant_id, "owner"), name, release)
 
     async def _start(self, service: Service, deployment: Any) -> str | None:
         tenant_id = deployment["tenant_id"]
         async with service.consumer_db.for_tenants([tenant_id]) as tx:
-            await tx.execute(_WANT, tenant_id, deployment["deployment_id"], self.name)
+            await tx.execute(_WANT, tenant_id, deployment["deployment_id"], self.name, self.releases()[0])
             row = await tx.fetchrow("select * from instance where tenant_id = $1", tenant_id)
         assert row is not None
         service.wake(SUPERVISOR)
-        if missing := [part for part in self.parts if not row["pids"].get(part)]:
-            return f"{', '.join(missing)} did not start yet"
-        timeout = aiohttp.ClientTimeout(total=_READY_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            for name, address in addresses_of(row).items():
-                async with session.get(f"{address}/health/ready") as answer:
-                    if answer.status != 200:
-                        return f"{name} is not ready: {await answer.text()}"
+        return await _not_ready(row, parts_of(row, self.parts))
+
+    def _release(self, wanted: str | None) -> str:
+        """Return the release to upgrade to; Impossible if there is none such."""
+        known = self.releases()
+        if wanted is not None and wanted not in known:
+            raise Impossible(f"there is no release {wanted} at the target {self.name}, but {', '.join(known)}")
+        return wanted or known[0]
+
+    def _wished(self, row: Any, deployment: Any) -> "_Instances":
+        """Return what instances a tenant is to have after this deployment; Impossible if it can't."""
+        request, before = deployment["request"], row["before"]
+        now = _Instances(row["release"], row["instances"], row["generation"])
+        match deployment["operation"]:
+            case "scale":
+                return now._replace(instances=request["instances"])
+            case "upgrade":
+                return now._replace(release=self._release(request.get("release")), generation=now.generation + 1)
+            case _ if before is None:
+                raise Impossible("there is nothing to go back to: its instances were never replaced")
+            case _:
+                return _Instances(before["release"], before["instances"], now.generation + 1)
+
+    async def _replace(self, service: Service, deployment: Any, command: Command) -> str | None:
+        """Have a tenant's requests go to other instances, once these are ready, and those that it had end.
+
+        Restored are those that it had before the deployment, if that has replaced them.
+        """
+        row = await self._chosen(service, deployment, command)
+        if row is None:
+            return None
+        service.wake(SUPERVISOR)
+        if wrong := await _not_ready(row, parts_of(row, self.parts)):
+            return wrong
+        if row["serving"] != instances_of(row):
+            await _serve(service, deployment, instances_of(row))
+        if left := row["pids"].keys() - set(parts_of(row, self.parts)):
+            return f"there run still: {', '.join(sorted(left))}"
         return None
+
+    async def _chosen(self, service: Service, deployment: Any, command: Command) -> Any:
+        """Return a tenant's row, in which other instances are chosen once; None where there is nothing to restore."""
+        tenant_id, back = deployment["tenant_id"], command is Command.RESTORE_INSTANCES
+        async with service.consumer_db.for_tenants([tenant_id]) as tx:
+            row = await tx.fetchrow("select * from instance where tenant_id = $1 for update", tenant_id)
+            assert row is not None, "it was deployed"
+            if row["changed_by"] == _mark(deployment, command):
+                return row
+            if back and row["changed_by"] != _mark(deployment, Command.REPLACE_INSTANCES):
+                return None
+            return await tx.fetchrow(
+                _REPLACE,
+                tenant_id,
+                deployment["deployment_id"],
+                *(_before(row) if back else self._wished(row, deployment)),
+                _remembered(row, back=back),
+                _mark(deployment, command),
+                serving(row),
+            )
 
     async def _assign_route(self, service: Service, deployment: Any) -> None:
         tenant_id = deployment["tenant_id"]
@@ -175,6 +255,57 @@ class Dedicated(ABC):
             settings.kafka_bootstrap_servers, f"-{tenant_id}", security=client_security(settings)
         )
         return f"consumer groups have members still: {', '.join(left)}" if left else None
+
+
+class _Instances(NamedTuple):
+    """What instances a tenant has: of which release, how many of each service, and the how manieth ones they are."""
+
+    release: str | None
+    instances: int
+    generation: int
+
+
+def _mark(deployment: Any, command: Command) -> str:
+    return f"{deployment['deployment_id']} {command}"
+
+
+def _before(row: Any) -> _Instances:
+    """Return the instances that a tenant had before they were replaced."""
+    before = row["before"]
+    same = before["release"] == row["release"]
+    return _Instances(before["release"], before["instances"], row["generation"] + (not same))
+
+
+def _remembered(row: Any, *, back: bool) -> dict[str, Any] | None:
+    """Return what there was before, with what was before that: to be gone back to where this fails."""
+    known: dict[str, Any] | None = row["before"]
+    if back:
+        return known["before"] if known else None
+    earlier = {**known, "before": None} if known else None
+    return {"release": row["release"], "instances": row["instances"], "before": earlier}
+
+
+async def _not_ready(row: Any, parts: Sequence[str]) -> str | None:
+    """Return what of a tenant's does not run yet, or is not ready."""
+    if missing := [part for part in parts if not row["pids"].get(part)]:
+        return f"{', '.join(missing)} did not start yet"
+    timeout = aiohttp.ClientTimeout(total=_READY_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        for part, address in addresses_of(row, instances_of(row)).items():
+            async with session.get(f"{address}/health/ready") as answer:
+                if answer.status != 200:
+                    return f"{part} is not ready: {await answer.text()}"
+    return None
+
+
+async def _serve(service: Service, deployment: Any, instances: Sequence[str]) -> None:
+    """Have a tenant's requests go to these."""
+    tenant_id = deployment["tenant_id"]
+    async with service.consumer_db.for_tenants([tenant_id]) as tx:
+        row = await tx.fetchrow(_SERVE, tenant_id, instances, service.clock.now())
+        assert row is not None, "it was deployed"
+        if row["routed"]:
+            await _tell(tx, service, route_of(row), row["version"], deployment)
 
 
 async def _tell(tx: Any, service: Service, event: Event, version: int, deployment: Any) -> None:

@@ -1,12 +1,16 @@
 """The process target: databases on a server that is given, and local processes on the machine of provisioning."""
 
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
 from uuid import UUID
 
 from chassis.settings import Settings
 from deploy.prepare import Refused
 from deploy.roles import ROLES, login
-from services.provisioning.instances import DEDICATED, named
-from services.provisioning.processes import Processes
+from deploy.stack.processes import Child, StackError
+from services.provisioning.instances import DEDICATED, InstanceError, named, passed_on
+from services.provisioning.processes import Processes, interpreter
 from services.provisioning.settings import deployment_settings
 from services.provisioning.targets.dedicated import Dedicated
 
@@ -22,6 +26,24 @@ class Process(Dedicated):
         if not deployment_settings().server_url:
             return "no tenant gets processes of its own here: DEPLOYMENT_SERVER_URL is not set"
         return None
+
+    def releases(self) -> Sequence[str]:
+        """Return those that are installed here, or that of provisioning itself."""
+        return list(deployment_settings().interpreters) or [version("dotmac-platform")]
+
+    async def migrate(self, url: str, service: str, release: str | None) -> None:
+        """Run the migrations of a release: here, if provisioning is of it itself."""
+        python = interpreter(deployment_settings(), release)
+        if python == sys.executable:
+            await super().migrate(url, service, release)
+            return
+        name = f"migrations-{service}"
+        command = [python, "-m", "chassis.persistence.migrations", service]
+        log = deployment_settings().log_directory / f"{name}.log"
+        try:
+            await Child(name, command, {**passed_on(), "MIGRATION_DATABASE_URL": url}, log).run()
+        except StackError as error:
+            raise InstanceError(str(error)) from error
 
     async def prepare_server(self, _settings: Settings, _tenant_id: UUID) -> None:
         """Nothing: it is there for all."""

@@ -18,10 +18,10 @@ from chassis.service import Service
 from chassis.telemetry import traces
 from chassis.worker import Worker
 from services.provisioning import access
-from services.provisioning.domain.saga import OF_TARGETS, Command, Recipe, Saga
+from services.provisioning.domain.saga import OF_TARGETS, Command, Impossible, Recipe, Saga
 from services.provisioning.settings import DeploymentSettings
 from services.provisioning.tables import COLUMNS, cause_of, lock_deployments, saga_of
-from services.provisioning.targets import TARGETS, Impossible
+from services.provisioning.targets import TARGETS
 from services.provisioning.use_cases.advance import DEPLOYER, Unfolding, save
 from services.provisioning.use_cases.queue import admit
 

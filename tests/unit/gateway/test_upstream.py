@@ -55,8 +55,8 @@ async def test_one_that_takes_no_connection_is_left_alone_for_a_while() -> None:
         await gone.wait_closed()
         asked = upstream(one, another)
         await connected(asked, 4)
-        assert [address.url for address in asked._in_turn()][0] == another
-        assert [address.url for address in asked._in_turn()][0] == another
+        assert asked._in_turn()[0].url == another
+        assert asked._in_turn()[0].url == another
         asked.drop_idle(5.0)  # time has passed, and it has its turn again
         assert {asked._in_turn()[0].url, asked._in_turn()[0].url} == {one, another}
         while taken.total() < 4:

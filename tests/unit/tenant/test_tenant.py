@@ -14,7 +14,7 @@ BEGINS = {
     Operation.SUSPEND: {"active"},
     Operation.MAINTAIN: {"active"},
     Operation.RESUME: {"suspended", "maintenance"},
-    **dict.fromkeys(OF_INSTANCES, {"active", "suspended", "maintenance"}),
+    **{operation: {"active", "suspended", "maintenance"} for operation in OF_INSTANCES},
     Operation.DEPROVISION: set(Status) - {"deploying", "deprovisioned"},
 }
 

@@ -1,0 +1,228 @@
+"""A tenant's own instances are upgraded, scaled and rolled back, while its users work on."""
+
+import asyncio
+import json
+import stat
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.stack.stack import Stack
+from tests.api import Api, eventually
+from tests.conftest import Tenant, deploy
+from tests.crashes import arm, crashed_at_each, mortal
+from tests.deployments import done, ended, ordered, settled
+from tests.integration.test_operation_failures import at, failing, time_is_over
+from tests.integration.test_target_crashes import STEP, TOLD, around
+from tests.integration.test_targets import leaves, processes_of
+
+V1 = "/api/v1"
+
+
+class Platform:
+    """Provisioning with these releases, the newest first, of which `broken` does not start."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self._stack = stack
+        self._folder = folder
+        self.crash_file = folder / "provisioning.crash"
+
+    def _python(self, release: str) -> str:
+        """Return an environment's Python, in which processes can be told by their release."""
+        script = self._folder / f"python-{release}"
+        runs = "exit 1" if release == "broken" else f'RELEASE={release} exec {sys.executable} "$@"'
+        script.write_text(f"#!/bin/sh\n{runs}\n")
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+        return str(script)
+
+    def with_releases(self, *releases: str) -> Any:
+        """Have provisioning run with these, until the context is left."""
+        known = {release: self._python(release) for release in releases}
+        return mortal(
+            self._stack,
+            self.crash_file,
+            DEPLOYMENT_INTERPRETERS=json.dumps(known),
+            DEPLOYMENT_LEASE_SECONDS="1",
+        )
+
+
+@pytest.fixture
+def installed(stack: Stack, tmp_path: Path) -> Platform:
+    return Platform(stack, tmp_path)
+
+
+def releases_of(tenant: str) -> list[str]:
+    """Return of which releases a tenant's processes are."""
+    return sorted(_release(pid) for pid in processes_of(tenant))
+
+
+def _release(pid: int) -> str:
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return "gone"
+    return next((each.partition(b"=")[2].decode() for each in variables if each.startswith(b"RELEASE=")), "none")
+
+
+@asynccontextmanager
+async def at_work(isp: Tenant) -> AsyncIterator[list[str]]:
+    """Make customers and read them all the while; gives the names of those that were acknowledged.
+
+    Whatever is not answered as it should be fails the test.
+    """
+    made: list[str] = []
+    over = asyncio.Event()
+
+    async def works(worker: int) -> None:
+        number = 0
+        while not over.is_set():
+            name = f"w{worker}-{number}"
+            body = {"name": name, "external_reference": name}
+            (await isp.api.send("POST", f"{V1}/customers", body)).expect(201)
+            made.append(name)
+            (await isp.api.send("GET", f"{V1}/billing-workspace")).expect(200)
+            number += 1
+
+    async with asyncio.TaskGroup() as group:
+        for worker in range(3):
+            group.create_task(works(worker))
+        try:
+            yield made
+        finally:
+            over.set()
+
+
+async def all_there(isp: Tenant, made: list[str]) -> None:
+    """Return once each customer that was acknowledged has its billing account, and there is no other."""
+
+    async def names(path: str, key: str) -> list[str]:
+        found: list[str] = []
+        params: dict[str, Any] = {"limit": 200}
+        while True:
+            page = (await isp.api.send("GET", f"{V1}/{path}", params=params)).expect(200)
+            found += [item[key] for item in page["items"]]
+            if page["next_cursor"] is None:
+                return sorted(found)
+            params["cursor"] = page["next_cursor"]
+
+    assert await names("customers", "name") == sorted(made)
+
+    async def accounts() -> bool:
+        return len(await names("billing-accounts", "id")) == len(made)
+
+    await eventually(accounts)
+
+
+async def test_a_tenant_is_upgraded_scaled_and_rolled_back_while_it_works(
+    stack: Stack, public: Api, platform: Api, installed: Platform
+) -> None:
+    async with installed.with_releases("1"):
+        isp = await deploy(public, platform, "process")
+        await settled(stack, isp.id)
+        assert releases_of(isp.id) == ["1", "1"]
+        back = await ended(platform, await ordered(platform, isp.id, operation="roll_back"))
+        assert (back["status"], back["failed_step"]) == ("failed", "replace_instances")
+        assert back["reason"] == "there is nothing to go back to: its instances were never replaced"
+        await settled(stack, isp.id)
+    async with installed.with_releases("2", "1"):
+
+        async def as_it_was() -> bool:
+            return releases_of(isp.id) == ["1", "1"]  # a newer release is no reason to leave the one it has
+
+        await eventually(as_it_was)
+        async with at_work(isp) as made:
+            await done(platform, stack, isp.id, operation="upgrade")
+            assert releases_of(isp.id) == ["2", "2"]
+            await done(platform, stack, isp.id, operation="roll_back")
+            assert releases_of(isp.id) == ["1", "1"]
+            await done(platform, stack, isp.id, operation="scale", instances=2)
+            assert releases_of(isp.id) == ["1"] * 4
+        await all_there(isp, made)
+        await leaves(stack, platform, isp.id)
+
+
+async def test_an_upgrade_that_fails_is_undone_and_nobody_notices(
+    stack: Stack, public: Api, platform: Api, installed: Platform
+) -> None:
+    async with installed.with_releases("1", "broken"):
+        isp = await deploy(public, platform, "process")
+        await settled(stack, isp.id)
+        before = set(processes_of(isp.id))
+        wrong = await ended(platform, await ordered(platform, isp.id, operation="upgrade", release="9"))
+        assert (wrong["status"], wrong["failed_step"]) == ("failed", "migrate")
+        assert wrong["reason"] == "there is no release 9 at the target process, but 1, broken"
+        await settled(stack, isp.id)
+        async with at_work(isp) as made:
+            # Its migrations fail, and it is given up.
+            deployment = await ordered(platform, isp.id, operation="upgrade", release="broken")
+            await at(platform, deployment, "migrate")
+            await time_is_over(stack, deployment)
+            await failing(platform, deployment, "migrate")
+            assert (await ended(platform, deployment))["status"] == "failed"
+            await settled(stack, isp.id)
+            assert set(processes_of(isp.id)) == before
+            # One that is given up half-way takes away what it has added.
+            deployment = await ordered(platform, isp.id, operation="scale", instances=2)
+            await at(platform, deployment, "replace_instances")
+            (await platform.send("POST", f"{V1}/deployments/{deployment}/cancel")).expect(200)
+            found = await ended(platform, deployment)
+            assert [step["status"] for step in found["steps"]] == ["compensated", "pending"]
+            await settled(stack, isp.id)
+            assert set(processes_of(isp.id)) == before
+        await all_there(isp, made)
+        await leaves(stack, platform, isp.id)
+
+
+REPLACED = [
+    *STEP,  # it is migrated
+    *around("choice"),
+    ("after record", 1),
+    *TOLD,  # the route to those that are new
+    *TOLD,  # it was verified
+]
+
+
+async def test_an_upgrade_goes_on_in_spite_of_crashes(
+    stack: Stack, public: Api, platform: Api, installed: Platform
+) -> None:
+    async with installed.with_releases("1"):
+        isp = await deploy(public, platform, "process")
+        await settled(stack, isp.id)
+    async with installed.with_releases("2", "1"):
+        arm(installed.crash_file, *REPLACED[0])
+        deployment = await ordered(platform, isp.id, operation="upgrade")
+        await crashed_at_each(stack, installed.crash_file, REPLACED[1:])
+        assert (await ended(platform, deployment))["status"] == "succeeded"
+        await settled(stack, isp.id)
+        assert releases_of(isp.id) == ["2", "2"]
+        await leaves(stack, platform, isp.id)
+
+
+async def test_what_only_instances_of_ones_own_can_have_is_refused_elsewhere(
+    stack: Stack, platform: Api, public: Api
+) -> None:
+    isp = await deploy(public, platform, "pooled")
+    await settled(stack, isp.id)
+    path = f"{V1}/tenants/{isp.id}/deployments"
+    for order in ({"operation": "upgrade"}, {"operation": "scale", "instances": 2}, {"operation": "roll_back"}):
+        answer = await platform.send("POST", path, order)
+        answer.problem(409, "wrong-state")
+        assert "no instances of its own" in answer.body["detail"]
+    for order in (
+        {"operation": "scale"},
+        {"operation": "scale", "instances": 0},
+        {"operation": "scale", "instances": 9},
+        {"operation": "upgrade", "instances": 2},
+        {"operation": "suspend", "release": "1"},
+        {"operation": "upgrade", "release": "../1"},
+    ):
+        (await platform.send("POST", path, order)).problem(422)
+    plan = {"operation": "upgrade", "target": "pooled"}
+    (await platform.send("GET", f"{V1}/deployments/plan", params=plan)).problem(422, "unknown-operation")
+    plan["target"] = "process"
+    steps = (await platform.send("GET", f"{V1}/deployments/plan", params=plan)).expect(200)["steps"]
+    assert [step["name"] for step in steps] == ["migrate", "replace_instances", "verify"]
