@@ -51,6 +51,12 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIterator[Stack]:
+    containers = {}
+    if servers.why_no_containers() is None:
+        # What collects the spans is on the loopback address.
+        containers = {"DOTMAC_IMAGE": servers.IMAGE, "DEPLOYMENT_OTLP_ENDPOINT": ""}
+        if stack_servers.kafka_for_containers:
+            containers["DEPLOYMENT_KAFKA_SERVERS"] = stack_servers.kafka_for_containers
     make = partial(
         Stack,
         replaceable=True,
@@ -63,7 +69,9 @@ async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIt
             "WEBHOOK_TIMEOUT_SECONDS": "4",
             # All tests come from one address.
             "SIGN_UP_RATE_LIMIT": "100000/hour",
+            **containers,
         },
+        address=servers.address() if containers else "",
         postgres_url=stack_servers.postgres_url,
         kafka_servers=stack_servers.kafka,
     )

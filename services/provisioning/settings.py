@@ -7,6 +7,8 @@ from tempfile import gettempdir
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_SOCKET = Path("/var/run/docker.sock")
+
 
 class DeploymentSettings(BaseSettings):
     """How deployments are worked on; a variable is `DEPLOYMENT_` and a name in capitals."""
@@ -22,8 +24,32 @@ class DeploymentSettings(BaseSettings):
     where it is empty, no tenant has processes of its own."""
     log_directory: Path = Path(gettempdir())
     """Where such processes write their logs."""
+    docker_host: str | None = Field(default=None, validation_alias="DOCKER_HOST")
+    """A container engine that speaks the Docker API; without it the usual socket, if there is one."""
+    image: str | None = Field(default=None, validation_alias="DOTMAC_IMAGE")
+    """The platform's image, which tenants' own containers run."""
+    postgres_image: str = Field(default="docker.io/library/postgres:18", validation_alias="POSTGRES_IMAGE")
+    installation: str | None = Field(default=None, pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
+    """What tells this platform's containers from those of any other on the same engine."""
+    network: str | None = None
+    """A network of the engine that the platform itself is in: tenants' containers are reached there. Without it they
+    are at ports of this machine's loopback address."""
+    kafka_servers: str | None = None
+    """Where Kafka is for these containers, if not where it is for provisioning."""
+    jwks_url: str | None = None
+    """Where the tokens' public keys are for them, if not where they are for provisioning."""
+    otlp_endpoint: str | None = None
+    """Where their spans go, if not where provisioning's do; nowhere if it is empty."""
+    exports: str | None = None
+    """The volume, or the folder on the engine's machine, into which they write the data of a tenant that leaves; by
+    default the volume `dotmac-exports-` and the installation's name."""
     reconcile_seconds: float = Field(default=60.0, gt=0)
     """How often it is looked at whether the world is as the records say; what is not twice in turn is a drift."""
+
+    @property
+    def engine_url(self) -> str | None:
+        """Where the container engine is."""
+        return self.docker_host or (f"unix://{_SOCKET}" if _SOCKET.is_socket() else None)
 
 
 @cache

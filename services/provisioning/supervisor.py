@@ -49,6 +49,7 @@ class Supervisor(Worker):
         self._service = service
         self._hosts = hosts
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._unseen: set[str] = set()
         self._patience: dict[UUID, _Patience] = {}
         self._connection: asyncpg.Connection[Any] | None = None
         self._leads = False
@@ -74,8 +75,11 @@ class Supervisor(Worker):
         for target, host in self._hosts.items():
             try:
                 await self._look_at(target, host)
+                self._unseen.discard(target)
             except InstanceError as error:  # what one target lacks is no other's trouble
-                log.warning("instances_not_looked_at", target=target, error=str(error))
+                if target not in self._unseen:
+                    log.warning("instances_not_looked_at", target=target, error=str(error))
+                self._unseen.add(target)
         return False
 
     async def _look_at(self, target: str, host: Host) -> None:
@@ -87,9 +91,9 @@ class Supervisor(Worker):
             strange = list(found.keys() - known - busy)
             under_way = {row["tenant_id"] for row in await tx.fetch(_UNDER_WAY, strange)} if strange else set()
         for row in rows:
-            running = found.get(row["tenant_id"], {})
-            if row["tenant_id"] not in busy and not _is_so(host, row, running):
-                self._begin(row["tenant_id"], partial(self._see_to, host, row, running))
+            there = found.get(row["tenant_id"], {})
+            if row["tenant_id"] not in busy and not _is_so(host, row, _alive(there)):
+                self._begin(row["tenant_id"], partial(self._see_to, host, row, there))
         for tenant_id in set(strange) - under_way:
             self._begin(tenant_id, partial(self._remove, host, tenant_id, found[tenant_id]))
 
@@ -105,14 +109,15 @@ class Supervisor(Worker):
         task = self._tasks[tenant_id] = asyncio.create_task(done(), name=f"instances-{tenant_id}")
         task.add_done_callback(lambda _: self._tasks.pop(tenant_id, None))
 
-    async def _see_to(self, host: Host, row: Any, running: Mapping[str, Instance]) -> None:
+    async def _see_to(self, host: Host, row: Any, there: Mapping[str, Instance]) -> None:
         """Have a tenant's instances be as they are wanted, and record which they are."""
         tenant_id = row["tenant_id"]
         if not row["wanted"]:
-            await host.stop(tenant_id, running)
+            await host.stop(tenant_id, there)
             self._patience.pop(tenant_id, None)
             await self._record(row, {})
             return
+        running = _alive(there)
         if missing := [part for part in host.parts if part not in running]:
             patience = self._patience.setdefault(tenant_id, _Patience())
             if not patience.is_over():
@@ -180,6 +185,10 @@ class _Patience:
         stable = now - self._since > _STABLE_SECONDS
         self._backoff = 0.0 if stable else min(max(2 * self._backoff, _FIRST_BACKOFF_SECONDS), _LONGEST_BACKOFF_SECONDS)
         self._since = now
+
+
+def _alive(there: Mapping[str, Instance]) -> dict[str, Instance]:
+    return {part: instance for part, instance in there.items() if instance.alive}
 
 
 def _is_so(host: Host, row: Any, running: Mapping[str, Instance]) -> bool:

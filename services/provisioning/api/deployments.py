@@ -28,7 +28,7 @@ from services.provisioning.use_cases.plan import plan
 router = APIRouter(prefix="/api/v1/deployments", tags=["Deployments"])
 Reader = Annotated[Principal, Depends(require("deployments:read"))]
 Writer = Annotated[Principal, Depends(require("deployments:write"))]
-Target = Literal["pooled", "process"]
+Target = Literal["pooled", "process", "container"]
 Operation = Literal["deploy", "suspend", "maintain", "resume", "deprovision", "repair", "repair_administrator"]
 
 _YOUNG = timedelta(seconds=30)

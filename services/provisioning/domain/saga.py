@@ -184,6 +184,7 @@ def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> Ma
 RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
     "pooled": _operations(_DEPLOY, ()),
     "process": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN),
+    "container": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN),
 }
 """By target and operation."""
 

@@ -1,0 +1,336 @@
+"""Instances in containers of any engine that speaks the Docker API, each tenant's in a network of its own.
+
+They outlive provisioning, and are found again by their labels: whose they are, and which installation's.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+import aiohttp
+import asyncpg
+import structlog
+from aiodocker import Docker
+from aiodocker.exceptions import DockerError
+
+from chassis.persistence.database import LOST, close
+from chassis.settings import KafkaSettings, Settings, TelemetrySettings
+from deploy.prepare import Refused, create_roles
+from deploy.scram import verifier
+from services.provisioning.instances import (
+    DEDICATED,
+    LOOPBACK,
+    Instance,
+    InstanceError,
+    derived,
+    environment,
+    named,
+    passwords,
+)
+from services.provisioning.settings import DeploymentSettings
+
+log = structlog.get_logger()
+
+DATABASE = "database"
+"""The part that the instances stand on, and by what name they reach it."""
+_INSTALLATION, _TENANT, _PART = "dotmac.installation", "dotmac.tenant", "dotmac.part"
+_PORT, _DATABASE_PORT = 8000, 5432
+_EXPORTS, _CA_FILE = "/var/lib/dotmac/exports", "/etc/dotmac/kafka-ca.pem"
+# It is one tenant's alone. The outbox is a queue table: without the two vacuum settings it bloats under load.
+_DATABASE_SETTINGS = {
+    "shared_buffers": "32MB",
+    "max_wal_size": "512MB",
+    "autovacuum_naptime": "2s",
+    "autovacuum_vacuum_cost_delay": "0",
+}
+_PASSED_ON = frozenset(
+    name.upper()
+    for name in (
+        *TelemetrySettings.model_fields,
+        *KafkaSettings.model_fields,
+        *("environment", "redis_url", "platform_currency", "drain_seconds"),
+    )
+)
+"""The settings that instances have as provisioning has them."""
+_ENGINE_SECONDS = 60
+_CONNECT_SECONDS = 2.0
+_READY_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+_STOP_SECONDS = 20
+_FRESH_SECONDS = 1.0
+_NOT_FOUND, _CONFLICT = 404, 409
+
+
+class Containers:
+    """The containers of this installation."""
+
+    parts = (DATABASE, *DEDICATED)
+
+    def __init__(self, settings: Settings, deployments: DeploymentSettings) -> None:
+        self._settings = settings
+        self._deployments = deployments
+        self._ours = {_INSTALLATION: deployments.installation or ""}
+        self._seen: dict[UUID, dict[str, Instance]] = {}
+        self._seen_at: float | None = None
+
+    async def running(self) -> Mapping[UUID, Mapping[str, Instance]]:
+        """Return what there is, those that ended as well; asked for often, the engine is not asked each time."""
+        now = time.monotonic()
+        if self._seen_at is None or now - self._seen_at > _FRESH_SECONDS:
+            async with self._engine() as docker:
+                self._seen = await self._look(docker, {})
+            self._seen_at = now
+        return self._seen
+
+    async def start(self, tenant_id: UUID, parts: Collection[str], _ports: Mapping[str, int]) -> dict[str, Instance]:
+        """Start containers of a tenant, the database first; the engine chooses their ports."""
+        try:
+            async with self._engine() as docker:
+                if DATABASE in parts:
+                    await self._start_database(docker, tenant_id)
+                services = [part for part in parts if part in DEDICATED]
+                await self._set_passwords(docker, tenant_id, services)
+                await asyncio.gather(*(self._start_service(docker, tenant_id, name) for name in services))
+                found = await self._look(docker, {_TENANT: str(tenant_id)})
+        finally:
+            self._seen_at = None
+        return {part: instance for part, instance in found.get(tenant_id, {}).items() if part in parts}
+
+    async def stop(self, tenant_id: UUID, running: Mapping[str, Instance]) -> None:
+        """End containers of a tenant and remove them: first those that need the others."""
+        try:
+            async with self._engine() as docker:
+                needing = [running[part] for part in running if part != DATABASE]
+                await asyncio.gather(*(_remove(docker, str(each.known_by)) for each in needing))
+                if DATABASE in running:
+                    await _remove(docker, str(running[DATABASE].known_by))
+        finally:
+            self._seen_at = None
+        log.info("instances_stopped", tenant_id=str(tenant_id), parts=sorted(running))
+
+    async def let_go(self) -> None:
+        """Leave them: whoever supervises next finds them."""
+
+    async def prepare_database(self, tenant_id: UUID) -> None:
+        """Have the tenant's database server run and answer."""
+        async with self._engine() as docker:
+            found = await self._look(docker, {_TENANT: str(tenant_id), _PART: DATABASE})
+            if not any(parts[DATABASE].alive for parts in found.values()):
+                await self._start_database(docker, tenant_id)
+            await self._set_passwords(docker, tenant_id, ())
+
+    async def server_url(self, tenant_id: UUID) -> str:
+        """Return where provisioning reaches the tenant's database server, as its superuser."""
+        async with self._engine() as docker:
+            return await self._server_url(docker, tenant_id, self._superuser(tenant_id)[0])
+
+    async def remove(self, tenant_id: UUID) -> None:
+        """Remove all that was made for a tenant: its containers, its network and its data."""
+        labels = self._labels(tenant_id)
+        async with self._engine() as docker:
+            for container in await docker.containers.list(all=True, filters=_filters(labels)):
+                await _remove(docker, container.id)
+            for network in await docker.networks.list(filters=_labelled(labels)):
+                await _unless_gone((await docker.networks.get(network["Name"])).delete())
+            for volume in (await docker.volumes.list(filters=_labelled(labels)))["Volumes"] or ():
+                await _unless_gone((await docker.volumes.get(volume["Name"])).delete())
+
+    @asynccontextmanager
+    async def _engine(self) -> AsyncIterator[Docker]:
+        url = self._deployments.engine_url
+        if not url:
+            raise InstanceError("there is no container engine: DOCKER_HOST is not set")
+        timeout = aiohttp.ClientTimeout(total=_ENGINE_SECONDS)
+        try:
+            async with Docker(url=url, timeout=timeout) as docker:
+                yield docker
+        except DockerError as error:
+            raise InstanceError(f"the container engine refuses: {error.message}") from error
+        except (aiohttp.ClientError, *LOST, Refused) as error:
+            raise InstanceError(str(error) or repr(error)) from error
+
+    async def _look(self, docker: Docker, labels: Mapping[str, str]) -> dict[UUID, dict[str, Instance]]:
+        found: dict[UUID, dict[str, Instance]] = {}
+        for container in await docker.containers.list(all=True, filters=_filters({**self._ours, **labels})):
+            data = container._container
+            tenant_id, part = UUID(data["Labels"][_TENANT]), data["Labels"][_PART]
+            instance = Instance(container.id[:12], alive=data["State"] == "running")
+            if part != DATABASE and instance.alive:
+                host, port = self._place(data, _PORT)
+                instance = instance._replace(host=host, port=port)
+            found.setdefault(tenant_id, {})[part] = instance
+        return found
+
+    def _place(self, data: Mapping[str, Any], port: int) -> tuple[str | None, int | None]:
+        """Return where a container's port is for the platform: in the network they share, or on this machine."""
+        if network := self._deployments.network:
+            return data["NetworkSettings"]["Networks"].get(network, {}).get("IPAddress") or None, port
+        for published in data["Ports"] or ():
+            if published["PrivatePort"] == port and published.get("PublicPort"):
+                return LOOPBACK, published["PublicPort"]
+        return None, None
+
+    async def _start_database(self, docker: Docker, tenant_id: UUID) -> None:
+        labels = self._labels(tenant_id)
+        place = _name(tenant_id)
+        if not await docker.networks.list(filters={"name": place}):
+            await docker.networks.create({"Name": place, "Driver": "bridge", "Labels": labels, "CheckDuplicate": True})
+        await docker.volumes.create({"Name": place, "Labels": labels})  # one that is there is left as it is
+        command = [word for name, value in _DATABASE_SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        told = {"POSTGRES_PASSWORD": self._superuser(tenant_id)[0]}
+        config = {"Image": self._deployments.postgres_image, "User": "postgres", "Cmd": command}
+        binds = [f"{place}:/var/lib/postgresql"]
+        await self._run(docker, tenant_id, DATABASE, config, told, _DATABASE_PORT, {"Binds": binds})
+
+    async def _start_service(self, docker: Docker, tenant_id: UUID, name: str) -> None:
+        deployments = self._deployments
+        passed = {key: value for key, value in os.environ.items() if key in _PASSED_ON or key.startswith("OTEL_")}
+        seen = {
+            "KAFKA_BOOTSTRAP_SERVERS": deployments.kafka_servers or self._settings.kafka_bootstrap_servers,
+            "JWKS_URL": deployments.jwks_url or self._settings.jwks_url,
+        }
+        if deployments.otlp_endpoint is not None:
+            seen["OTLP_ENDPOINT"] = deployments.otlp_endpoint
+        own = environment(self._settings, f"postgresql://{DATABASE}:{_DATABASE_PORT}/postgres", name, tenant_id)
+        # Nobody but the gateway reaches it, which says whose a request is.
+        at = {"HOST": "0.0.0.0", "PORT": str(_PORT), "TRUSTED_PROXIES": "*", "EXPORT_DIRECTORY": _EXPORTS}
+        binds = [f"{deployments.exports or f'dotmac-exports-{deployments.installation}'}:{_EXPORTS}"]
+        if ca_file := self._settings.kafka_ca_file:
+            binds.append(f"{ca_file.resolve()}:{_CA_FILE}:ro")
+            seen["KAFKA_CA_FILE"] = _CA_FILE
+        config = {"Image": deployments.image, "Cmd": ["python", "-m", f"services.{name}"]}
+        host = {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": ""}, "Binds": binds}
+        await self._run(docker, tenant_id, name, config, {**passed, **seen, **own, **at}, _PORT, host)
+        log.info("instance_started", tenant_id=str(tenant_id), service=name)
+
+    async def _run(
+        self,
+        docker: Docker,
+        tenant_id: UUID,
+        part: str,
+        config: Mapping[str, Any],
+        told: Mapping[str, str],
+        port: int,
+        host: Mapping[str, Any],
+    ) -> None:
+        """Start a container of a tenant, in place of one that ended."""
+        name, network = f"{_name(tenant_id)}-{part}", self._deployments.network
+        await self._clear_away(docker, name)
+        published = {} if network else {f"{port}/tcp": [{"HostIp": LOOPBACK, "HostPort": ""}]}
+        whole = {
+            **config,
+            "Env": [f"{key}={value}" for key, value in told.items()],
+            "Labels": {**self._labels(tenant_id), _PART: part},
+            "ExposedPorts": {f"{port}/tcp": {}},
+            "HostConfig": {
+                "NetworkMode": _name(tenant_id),
+                "PortBindings": published,
+                "CapDrop": ["ALL"],
+                "SecurityOpt": ["no-new-privileges:true"],
+                **host,
+            },
+            "NetworkingConfig": {"EndpointsConfig": {_name(tenant_id): {"Aliases": [part]}}},
+        }
+        try:
+            container = await docker.containers.create(whole, name=name)
+        except DockerError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            await docker.images.pull(whole["Image"])
+            container = await docker.containers.create(whole, name=name)
+        if network:
+            await (await docker.networks.get(network)).connect({"Container": container.id})
+        await container.start()
+
+    async def _clear_away(self, docker: Docker, name: str) -> None:
+        """Remove a container that ended, and keep the last that it said."""
+        try:
+            ended = await docker.containers.get(name)
+            said = await ended.log(stdout=True, stderr=True, tail=20)
+        except DockerError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            return
+        state = ended._container["State"]
+        log.warning("instance_ended", container=name, status=state.get("ExitCode"), said="".join(said))
+        await _remove(docker, ended.id)
+
+    async def _server_url(self, docker: Docker, tenant_id: UUID, password: str) -> str:
+        labels = {**self._labels(tenant_id), _PART: DATABASE}
+        for container in await docker.containers.list(filters=_filters(labels)):
+            host, port = self._place(container._container, _DATABASE_PORT)
+            if host and port:
+                return f"postgresql://postgres:{quote(password, safe='')}@{host}:{port}/postgres"
+        raise InstanceError("its database server does not run")
+
+    async def _set_passwords(self, docker: Docker, tenant_id: UUID, services: Collection[str]) -> None:
+        """Wait until the database server answers, and set the passwords of these services' roles."""
+        passwords_of = {name: passwords(self._settings, named(name, tenant_id)) for name in services}
+        connection = await self._connected(docker, tenant_id)
+        try:
+            for each in passwords_of.values():
+                await create_roles(connection, each)  # SECRET_KEY may have changed
+        finally:
+            await close(connection)
+
+    async def _connected(self, docker: Docker, tenant_id: UUID) -> "asyncpg.Connection[Any]":
+        """Connect as the superuser; the data may have the password that followed from SECRET_KEY_PREVIOUS."""
+        current, *_ = every = self._superuser(tenant_id)
+        async with asyncio.timeout(_READY_SECONDS):
+            while True:
+                for password in every:
+                    url = await self._server_url(docker, tenant_id, password)
+                    try:
+                        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
+                    except asyncpg.InvalidPasswordError:
+                        if password == every[-1]:
+                            raise
+                    except LOST:
+                        break  # it is starting yet
+                    else:
+                        if password != current:
+                            await connection.execute(f"alter role postgres password '{verifier(current)}'")
+                        return connection
+                await asyncio.sleep(_POLL_SECONDS)
+
+    def _superuser(self, tenant_id: UUID) -> list[str]:
+        """Return the passwords of the superuser of a tenant's database server: the one it has, and the former one."""
+        return [derived(secret, f"the database server of {tenant_id}") for secret in self._settings.sealing_secrets]
+
+    def _labels(self, tenant_id: UUID) -> dict[str, str]:
+        return {**self._ours, _TENANT: str(tenant_id)}
+
+
+def _name(tenant_id: UUID) -> str:
+    """Return the name of a tenant's network and volume, with which its containers' names begin."""
+    return f"dotmac-{tenant_id}"
+
+
+def _labelled(labels: Mapping[str, str]) -> dict[str, list[str]]:
+    return {"label": [f"{name}={value}" for name, value in labels.items()]}
+
+
+def _filters(labels: Mapping[str, str]) -> str:
+    return json.dumps(_labelled(labels))
+
+
+async def _remove(docker: Docker, container: str) -> None:
+    """End a container in order, and remove it with what it kept for itself."""
+    found = docker.containers.container(container)
+    await _unless_gone(found.stop(t=_STOP_SECONDS))
+    await _unless_gone(found.delete(force=True, v=True))
+
+
+async def _unless_gone(request: Any) -> None:
+    """Await a request about something that may be gone, or is being removed, already."""
+    try:
+        await request
+    except DockerError as error:
+        if error.status not in (_NOT_FOUND, _CONFLICT):
+            raise
