@@ -19,6 +19,7 @@ from chassis.ids import PLATFORM_TENANT
 from chassis.security.tokens import TokenIssuer
 from cli.client import API
 from deploy.roles import SERVICES
+from deploy.stack.processes import own_address
 from deploy.stack.stack import Stack, temporary
 from tests import servers
 from tests.api import Answer, Api, eventually
@@ -71,7 +72,7 @@ async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIt
             "SIGN_UP_RATE_LIMIT": "100000/hour",
             **containers,
         },
-        address=servers.address() if containers else "",
+        address=own_address() if containers else "",
         postgres_url=stack_servers.postgres_url,
         kafka_servers=stack_servers.kafka,
     )

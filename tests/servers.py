@@ -11,7 +11,6 @@ import contextlib
 import functools
 import gc
 import os
-import socket
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-from deploy.stack.processes import free_port
+from deploy.stack.processes import free_port, own_address
 
 SETTING = "STACK_SERVERS"
 PROVIDERS = ("environment", "testcontainers", "local")
@@ -97,18 +96,7 @@ def why_no_containers() -> str | None:
             return f"there is no image {name}: make image"
     if wanted() == "environment":
         return "nobody says where Kafka is for containers"
-    return None if address() else "this machine has no address that containers reach"
-
-
-def address() -> str:
-    """Return an address of this machine that containers reach, or an empty text where it has none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("198.51.100.1", 9))  # of documentation: nothing is sent
-        except OSError:
-            return ""
-        found: str = probe.getsockname()[0]
-    return found
+    return None if own_address() else "this machine has no address that containers reach"
 
 
 @contextlib.contextmanager
@@ -160,7 +148,7 @@ def _kafka() -> Iterator[tuple[str, str]]:
         KAFKA_CONTROLLER_LISTENER_NAMES="CONTROLLER",
         KAFKA_LISTENERS="INTERNAL://:19092,EXTERNAL://:9092,CONTAINERS://:29092,CONTROLLER://:9093",
         KAFKA_ADVERTISED_LISTENERS=f"INTERNAL://localhost:19092,EXTERNAL://{host}:{port},"
-        f"CONTAINERS://{address() or host}:{beside}",
+        f"CONTAINERS://{own_address() or host}:{beside}",
         KAFKA_LISTENER_SECURITY_PROTOCOL_MAP="INTERNAL:PLAINTEXT,EXTERNAL:PLAINTEXT,CONTAINERS:PLAINTEXT,"
         "CONTROLLER:PLAINTEXT",
         KAFKA_INTER_BROKER_LISTENER_NAME="INTERNAL",
@@ -173,4 +161,4 @@ def _kafka() -> Iterator[tuple[str, str]]:
     )
     started = LogMessageWaitStrategy("Kafka Server started").with_startup_timeout(_KAFKA_SECONDS)
     with container.waiting_for(started):
-        yield f"{host}:{port}", f"{address() or host}:{beside}"
+        yield f"{host}:{port}", f"{own_address() or host}:{beside}"

@@ -4,10 +4,11 @@ They outlive provisioning, and are found again by their labels: whose they are, 
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -54,14 +55,14 @@ _PASSED_ON = frozenset(
     for name in (
         *TelemetrySettings.model_fields,
         *KafkaSettings.model_fields,
-        *("environment", "redis_url", "platform_currency", "drain_seconds"),
+        *("environment", "kafka_idempotence", "kafka_session_seconds", "redis_url", "platform_currency"),
     )
 )
 """The settings that instances have as provisioning has them."""
 _ENGINE_SECONDS = 60
 _CONNECT_SECONDS = 2.0
 _READY_SECONDS = 60.0
-_POLL_SECONDS = 0.05
+_POLL_SECONDS, _POLLS = 0.05, 20
 _STOP_SECONDS = 20
 _FRESH_SECONDS = 1.0
 _NOT_FOUND, _CONFLICT = 404, 409
@@ -78,14 +79,17 @@ class Containers:
         self._ours = {_INSTALLATION: deployments.installation or ""}
         self._seen: dict[UUID, dict[str, Instance]] = {}
         self._seen_at: float | None = None
+        self._changes = 0
 
     async def running(self) -> Mapping[UUID, Mapping[str, Instance]]:
         """Return what there is, those that ended as well; asked for often, the engine is not asked each time."""
         now = time.monotonic()
         if self._seen_at is None or now - self._seen_at > _FRESH_SECONDS:
+            changes = self._changes
             async with self._engine() as docker:
                 self._seen = await self._look(docker, {})
-            self._seen_at = now
+            # What was changed while it was looked may not have been seen.
+            self._seen_at = now if changes == self._changes else None
         return self._seen
 
     async def start(self, tenant_id: UUID, parts: Collection[str], _ports: Mapping[str, int]) -> dict[str, Instance]:
@@ -99,7 +103,7 @@ class Containers:
                 await asyncio.gather(*(self._start_service(docker, tenant_id, name) for name in services))
                 found = await self._look(docker, {_TENANT: str(tenant_id)})
         finally:
-            self._seen_at = None
+            self._changed()
         return {part: instance for part, instance in found.get(tenant_id, {}).items() if part in parts}
 
     async def stop(self, tenant_id: UUID, running: Mapping[str, Instance]) -> None:
@@ -111,7 +115,7 @@ class Containers:
                 if DATABASE in running:
                     await _remove(docker, str(running[DATABASE].known_by))
         finally:
-            self._seen_at = None
+            self._changed()
         log.info("instances_stopped", tenant_id=str(tenant_id), parts=sorted(running))
 
     async def let_go(self) -> None:
@@ -128,7 +132,7 @@ class Containers:
     async def server_url(self, tenant_id: UUID) -> str:
         """Return where provisioning reaches the tenant's database server, as its superuser."""
         async with self._engine() as docker:
-            return await self._server_url(docker, tenant_id, self._superuser(tenant_id)[0])
+            return _superuser_url(await self._database_place(docker, tenant_id), self._superuser(tenant_id)[0])
 
     async def remove(self, tenant_id: UUID) -> None:
         """Remove all that was made for a tenant: its containers, its network and its data."""
@@ -140,6 +144,9 @@ class Containers:
                 await _unless_gone((await docker.networks.get(network["Name"])).delete())
             for volume in (await docker.volumes.list(filters=_labelled(labels)))["Volumes"] or ():
                 await _unless_gone((await docker.volumes.get(volume["Name"])).delete())
+
+    def _changed(self) -> None:
+        self._changes, self._seen_at = self._changes + 1, None
 
     @asynccontextmanager
     async def _engine(self) -> AsyncIterator[Docker]:
@@ -169,8 +176,8 @@ class Containers:
 
     def _place(self, data: Mapping[str, Any], port: int) -> tuple[str | None, int | None]:
         """Return where a container's port is for the platform: in the network they share, or on this machine."""
-        if network := self._deployments.network:
-            return data["NetworkSettings"]["Networks"].get(network, {}).get("IPAddress") or None, port
+        if networks := self._deployments.shared_networks:
+            return data["NetworkSettings"]["Networks"].get(networks[0], {}).get("IPAddress") or None, port
         for published in data["Ports"] or ():
             if published["PrivatePort"] == port and published.get("PublicPort"):
                 return LOOPBACK, published["PublicPort"]
@@ -186,7 +193,9 @@ class Containers:
         told = {"POSTGRES_PASSWORD": self._superuser(tenant_id)[0]}
         config = {"Image": self._deployments.postgres_image, "User": "postgres", "Cmd": command}
         binds = [f"{place}:/var/lib/postgresql"]
-        await self._run(docker, tenant_id, DATABASE, config, told, _DATABASE_PORT, {"Binds": binds})
+        # Provisioning alone reaches it from outside the tenant's network.
+        networks = self._deployments.shared_networks[:1]
+        await self._run(docker, tenant_id, DATABASE, config, told, _DATABASE_PORT, {"Binds": binds}, networks)
 
     async def _start_service(self, docker: Docker, tenant_id: UUID, name: str) -> None:
         deployments = self._deployments
@@ -206,7 +215,8 @@ class Containers:
             seen["KAFKA_CA_FILE"] = _CA_FILE
         config = {"Image": deployments.image, "Cmd": ["python", "-m", f"services.{name}"]}
         host = {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": ""}, "Binds": binds}
-        await self._run(docker, tenant_id, name, config, {**passed, **seen, **own, **at}, _PORT, host)
+        told = {**passed, **seen, **own, **at}
+        await self._run(docker, tenant_id, name, config, told, _PORT, host, deployments.shared_networks)
         log.info("instance_started", tenant_id=str(tenant_id), service=name)
 
     async def _run(
@@ -218,11 +228,13 @@ class Containers:
         told: Mapping[str, str],
         port: int,
         host: Mapping[str, Any],
+        networks: Sequence[str],
     ) -> None:
-        """Start a container of a tenant, in place of one that ended."""
-        name, network = f"{_name(tenant_id)}-{part}", self._deployments.network
-        await self._clear_away(docker, name)
-        published = {} if network else {f"{port}/tcp": [{"HostIp": LOOPBACK, "HostPort": ""}]}
+        """Start a container of a tenant, in place of one that ended; one that runs is left as it is."""
+        name = f"{_name(tenant_id)}-{part}"
+        if await self._runs(docker, name):
+            return
+        published = {} if networks else {f"{port}/tcp": [{"HostIp": LOOPBACK, "HostPort": ""}]}
         whole = {
             **config,
             "Env": [f"{key}={value}" for key, value in told.items()],
@@ -244,29 +256,32 @@ class Containers:
                 raise
             await docker.images.pull(whole["Image"])
             container = await docker.containers.create(whole, name=name)
-        if network:
+        for network in networks:
             await (await docker.networks.get(network)).connect({"Container": container.id})
         await container.start()
 
-    async def _clear_away(self, docker: Docker, name: str) -> None:
-        """Remove a container that ended, and keep the last that it said."""
+    async def _runs(self, docker: Docker, name: str) -> bool:
+        """Whether a container runs. One that ended is removed, and the last that it said is kept."""
         try:
-            ended = await docker.containers.get(name)
-            said = await ended.log(stdout=True, stderr=True, tail=20)
+            container = await docker.containers.get(name)
+            state = container._container["State"]
+            if state["Running"]:
+                return True
+            said = await container.log(stdout=True, stderr=True, tail=20)
         except DockerError as error:
             if error.status != _NOT_FOUND:
                 raise
-            return
-        state = ended._container["State"]
+            return False
         log.warning("instance_ended", container=name, status=state.get("ExitCode"), said="".join(said))
-        await _remove(docker, ended.id)
+        await _remove(docker, container.id)
+        return False
 
-    async def _server_url(self, docker: Docker, tenant_id: UUID, password: str) -> str:
+    async def _database_place(self, docker: Docker, tenant_id: UUID) -> str:
         labels = {**self._labels(tenant_id), _PART: DATABASE}
         for container in await docker.containers.list(filters=_filters(labels)):
             host, port = self._place(container._container, _DATABASE_PORT)
             if host and port:
-                return f"postgresql://postgres:{quote(password, safe='')}@{host}:{port}/postgres"
+                return f"{host}:{port}"
         raise InstanceError("its database server does not run")
 
     async def _set_passwords(self, docker: Docker, tenant_id: UUID, services: Collection[str]) -> None:
@@ -284,20 +299,24 @@ class Containers:
         current, *_ = every = self._superuser(tenant_id)
         async with asyncio.timeout(_READY_SECONDS):
             while True:
-                for password in every:
-                    url = await self._server_url(docker, tenant_id, password)
+                place = await self._database_place(docker, tenant_id)  # unless it has ended meanwhile
+                for _ in range(_POLLS):
                     try:
-                        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
-                    except asyncpg.InvalidPasswordError:
-                        if password == every[-1]:
-                            raise
+                        connection = await self._signed_in(place, every)
                     except LOST:
-                        break  # it is starting yet
-                    else:
-                        if password != current:
-                            await connection.execute(f"alter role postgres password '{verifier(current)}'")
-                        return connection
-                await asyncio.sleep(_POLL_SECONDS)
+                        await asyncio.sleep(_POLL_SECONDS)  # it is starting yet
+                        continue
+                    await connection.execute(f"alter role postgres password '{verifier(current)}'")
+                    return connection
+
+    async def _signed_in(self, place: str, known: Sequence[str]) -> "asyncpg.Connection[Any]":
+        """Connect as the superuser with the first of these passwords that is right."""
+        for password in known:
+            with contextlib.suppress(asyncpg.InvalidPasswordError):
+                return await asyncpg.connect(_superuser_url(place, password), timeout=_CONNECT_SECONDS)
+        raise InstanceError(
+            "its database server knows neither the password that follows from SECRET_KEY nor the former"
+        )
 
     def _superuser(self, tenant_id: UUID) -> list[str]:
         """Return the passwords of the superuser of a tenant's database server: the one it has, and the former one."""
@@ -310,6 +329,10 @@ class Containers:
 def _name(tenant_id: UUID) -> str:
     """Return the name of a tenant's network and volume, with which its containers' names begin."""
     return f"dotmac-{tenant_id}"
+
+
+def _superuser_url(place: str, password: str) -> str:
+    return f"postgresql://postgres:{quote(password, safe='')}@{place}/postgres"
 
 
 def _labelled(labels: Mapping[str, str]) -> dict[str, list[str]]:

@@ -31,9 +31,9 @@ class DeploymentSettings(BaseSettings):
     postgres_image: str = Field(default="docker.io/library/postgres:18", validation_alias="POSTGRES_IMAGE")
     installation: str | None = Field(default=None, pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
     """What tells this platform's containers from those of any other on the same engine."""
-    network: str | None = None
-    """A network of the engine that the platform itself is in: tenants' containers are reached there. Without it they
-    are at ports of this machine's loopback address."""
+    networks: str = ""
+    """Networks of the engine that the platform itself is in, with commas between: tenants' instances join them, and are
+    reached in the first. Without any they are at ports of this machine's loopback address."""
     kafka_servers: str | None = None
     """Where Kafka is for these containers, if not where it is for provisioning."""
     jwks_url: str | None = None
@@ -45,6 +45,11 @@ class DeploymentSettings(BaseSettings):
     default the volume `dotmac-exports-` and the installation's name."""
     reconcile_seconds: float = Field(default=60.0, gt=0)
     """How often it is looked at whether the world is as the records say; what is not twice in turn is a drift."""
+
+    @property
+    def shared_networks(self) -> list[str]:
+        """The networks that tenants' containers share with the platform."""
+        return [name.strip() for name in self.networks.split(",") if name.strip()]
 
     @property
     def engine_url(self) -> str | None:

@@ -125,7 +125,7 @@ def on_engine(tenant: str) -> dict[str, int]:
     found: dict[str, int] = {"containers": 0, "networks": 0, "volumes": 0}
     if servers.why_no_engine() is None:
         client, chosen = Engine().client, {"label": f"dotmac.tenant={tenant}"}
-        found["containers"] = len(client.containers.list(all=True, filters=chosen))
+        found["containers"] = len(client.containers.list(all=True, filters=chosen, ignore_removed=True))
         found["networks"] = len(client.networks.list(filters=chosen))
         found["volumes"] = len(client.volumes.list(filters=chosen))
         client.close()
@@ -270,7 +270,7 @@ async def test_containers_that_end_are_started_anew_and_outlive_provisioning(
 
 def parts_of(engine: DockerClient, tenant: str) -> dict[str, str]:
     """Return the ids of a tenant's containers that run, by what they are."""
-    found = engine.containers.list(filters={"label": f"dotmac.tenant={tenant}"})
+    found = engine.containers.list(filters={"label": f"dotmac.tenant={tenant}"}, ignore_removed=True)
     return {each.labels["dotmac.part"]: each.id for each in found}
 
 
@@ -299,7 +299,7 @@ def planted(engine: DockerClient, stack: Stack, installation: str | None) -> str
 
 
 async def gone(engine: DockerClient, container: str) -> bool:
-    return all(each.id != container for each in engine.containers.list(all=True))
+    return all(each.id != container for each in engine.containers.list(all=True, ignore_removed=True))
 
 
 Capture = pytest.CaptureFixture[str]
@@ -356,6 +356,10 @@ async def test_a_target_is_chosen_when_a_tenant_is_deployed(stack: Stack, platfo
     (await platform.send("POST", path, {"target": "nowhere"})).problem(422)
     await done(platform, stack, tenant)
     (await platform.send("POST", path, {"operation": "suspend", "target": "process"})).problem(409, "wrong-state")
+    engine_is_there = servers.why_no_containers() is None
+    for target, refused in (("pooled", False), ("process", False), ("container", not engine_is_there)):
+        plan = (await platform.send("GET", f"{V1}/deployments/plan", params={"target": target})).expect(200)
+        assert bool(plan["refusal"]) is refused
     preview = {"operation": "deprovision", "target": "process"}
     steps = (await platform.send("GET", f"{V1}/deployments/plan", params=preview)).expect(200)["steps"]
     ends = ["prove_deletion", "withdraw_route", "stop_instances", "drop_databases", "retire"]
