@@ -122,8 +122,10 @@ class Containers:
         """Leave them: whoever supervises next finds them."""
 
     async def prepare_database(self, tenant_id: UUID) -> None:
-        """Have the tenant's database server run and answer."""
+        """Have the tenant's database server run and answer, and the images there that are needed next."""
         async with self._engine() as docker:
+            for image in (self._deployments.postgres_image, self._deployments.image):
+                await _have(docker, image or "")
             found = await self._look(docker, {_TENANT: str(tenant_id), _PART: DATABASE})
             if not any(parts[DATABASE].alive for parts in found.values()):
                 await self._start_database(docker, tenant_id)
@@ -249,13 +251,7 @@ class Containers:
             },
             "NetworkingConfig": {"EndpointsConfig": {_name(tenant_id): {"Aliases": [part]}}},
         }
-        try:
-            container = await docker.containers.create(whole, name=name)
-        except DockerError as error:
-            if error.status != _NOT_FOUND:
-                raise
-            await docker.images.pull(whole["Image"])
-            container = await docker.containers.create(whole, name=name)
+        container = await docker.containers.create(whole, name=name)
         for network in networks:
             await (await docker.networks.get(network)).connect({"Container": container.id})
         await container.start()
@@ -341,6 +337,16 @@ def _labelled(labels: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _filters(labels: Mapping[str, str]) -> str:
     return json.dumps(_labelled(labels))
+
+
+async def _have(docker: Docker, image: str) -> None:
+    """Fetch an image that is not there."""
+    try:
+        await docker.images.inspect(image)
+    except DockerError as error:
+        if error.status != _NOT_FOUND:
+            raise
+        await docker.images.pull(image)
 
 
 async def _remove(docker: Docker, container: str) -> None:

@@ -47,7 +47,9 @@ async def tenant(engine: DockerClient) -> AsyncIterator[UUID]:
 
 
 def containers(secrets_: dict[str, str], installation: str = INSTALLATION, networks: str = "") -> Containers:
-    deployments = DeploymentSettings(installation=installation, networks=networks)
+    deployments = DeploymentSettings.model_validate(
+        {"DOTMAC_IMAGE": servers.IMAGE, "installation": installation, "networks": networks}
+    )
     return Containers(Settings.model_validate(secrets_), deployments)
 
 
