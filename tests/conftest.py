@@ -19,6 +19,7 @@ from chassis.ids import PLATFORM_TENANT
 from chassis.security.tokens import TokenIssuer
 from cli.client import API
 from deploy.roles import SERVICES
+from deploy.stack.processes import own_address
 from deploy.stack.stack import Stack, temporary
 from tests import servers
 from tests.api import Answer, Api, eventually
@@ -51,6 +52,12 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIterator[Stack]:
+    containers = {}
+    if servers.why_no_containers() is None:
+        # What collects the spans is on the loopback address.
+        containers = {"DOTMAC_IMAGE": servers.IMAGE, "DEPLOYMENT_OTLP_ENDPOINT": ""}
+        if stack_servers.kafka_for_containers:
+            containers["DEPLOYMENT_KAFKA_SERVERS"] = stack_servers.kafka_for_containers
     make = partial(
         Stack,
         replaceable=True,
@@ -63,7 +70,9 @@ async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIt
             "WEBHOOK_TIMEOUT_SECONDS": "4",
             # All tests come from one address.
             "SIGN_UP_RATE_LIMIT": "100000/hour",
+            **containers,
         },
+        address=own_address() if containers else "",
         postgres_url=stack_servers.postgres_url,
         kafka_servers=stack_servers.kafka,
     )

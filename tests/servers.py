@@ -21,12 +21,14 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-from deploy.stack.processes import free_port
+from deploy.stack.processes import free_port, own_address
 
 SETTING = "STACK_SERVERS"
 PROVIDERS = ("environment", "testcontainers", "local")
 POSTGRES_IMAGE = os.environ.get("POSTGRES_IMAGE") or "docker.io/library/postgres:18"
 KAFKA_IMAGE = os.environ.get("KAFKA_IMAGE") or "docker.io/apache/kafka:4.1.0"
+IMAGE = os.environ.get("DOTMAC_IMAGE") or "localhost/dotmac-platform:dev"
+"""The platform's, which tenants' own containers run."""
 _KAFKA_SECONDS = 60
 
 
@@ -37,6 +39,8 @@ class Servers(NamedTuple):
     kafka: str
     provider: str
     reason: str
+    kafka_for_containers: str = ""
+    """Where a Kafka that is given is for other containers; empty where the stack starts its own."""
 
 
 def wanted() -> str | None:
@@ -80,6 +84,21 @@ def why_no_images() -> str | None:
     return None
 
 
+@functools.cache
+def why_no_containers() -> str | None:
+    """Return why tenants can have no containers of their own here, or None where they can."""
+    if reason := why_no_engine():
+        return reason
+    for name in (IMAGE, POSTGRES_IMAGE):
+        try:
+            DockerClient().client.images.get(name)
+        except ImageNotFound:
+            return f"there is no image {name}: make image"
+    if wanted() == "environment":
+        return "nobody says where Kafka is for containers"
+    return None if own_address() else "this machine has no address that containers reach"
+
+
 @contextlib.contextmanager
 def running() -> Iterator[Servers]:
     """Start what the chosen provider needs, and remove it afterwards."""
@@ -89,7 +108,7 @@ def running() -> Iterator[Servers]:
         yield Servers(*addresses, provider, reason)
     elif provider == "testcontainers":
         with _postgres() as postgres, _kafka() as kafka:
-            yield Servers(postgres, kafka, provider, reason)
+            yield Servers(postgres, kafka[0], provider, reason, kafka[1])
     else:
         yield Servers("", "", provider, reason)
 
@@ -114,21 +133,24 @@ def _postgres() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _kafka() -> Iterator[str]:
+def _kafka() -> Iterator[tuple[str, str]]:
     # testcontainers' own class is for Confluent's image. Clients are told the address that they shall come back to, so
     # the port on this machine has to be known before the container starts.
     port = free_port()
+    beside = free_port({port})
     host = DockerClient().host()
-    container = DockerContainer(KAFKA_IMAGE).with_bind_ports(9092, port)
+    container = DockerContainer(KAFKA_IMAGE).with_bind_ports(9092, port).with_bind_ports(29092, beside)
     container.with_envs(
         KAFKA_HEAP_OPTS="-Xms256m -Xmx512m",
         KAFKA_NODE_ID="1",
         KAFKA_PROCESS_ROLES="broker,controller",
         KAFKA_CONTROLLER_QUORUM_VOTERS="1@localhost:9093",
         KAFKA_CONTROLLER_LISTENER_NAMES="CONTROLLER",
-        KAFKA_LISTENERS="INTERNAL://:19092,EXTERNAL://:9092,CONTROLLER://:9093",
-        KAFKA_ADVERTISED_LISTENERS=f"INTERNAL://localhost:19092,EXTERNAL://{host}:{port}",
-        KAFKA_LISTENER_SECURITY_PROTOCOL_MAP="INTERNAL:PLAINTEXT,EXTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        KAFKA_LISTENERS="INTERNAL://:19092,EXTERNAL://:9092,CONTAINERS://:29092,CONTROLLER://:9093",
+        KAFKA_ADVERTISED_LISTENERS=f"INTERNAL://localhost:19092,EXTERNAL://{host}:{port},"
+        f"CONTAINERS://{own_address() or host}:{beside}",
+        KAFKA_LISTENER_SECURITY_PROTOCOL_MAP="INTERNAL:PLAINTEXT,EXTERNAL:PLAINTEXT,CONTAINERS:PLAINTEXT,"
+        "CONTROLLER:PLAINTEXT",
         KAFKA_INTER_BROKER_LISTENER_NAME="INTERNAL",
         KAFKA_AUTO_CREATE_TOPICS_ENABLE="false",
         KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR="1",
@@ -139,4 +161,4 @@ def _kafka() -> Iterator[str]:
     )
     started = LogMessageWaitStrategy("Kafka Server started").with_startup_timeout(_KAFKA_SECONDS)
     with container.waiting_for(started):
-        yield f"{host}:{port}"
+        yield f"{host}:{port}", f"{own_address() or host}:{beside}"

@@ -37,15 +37,17 @@ _JVM = (
 )
 
 
-def _properties(port: int, controller: int, data: Path) -> str:
+def _properties(port: int, controller: int, data: Path, beside: str | None) -> str:
+    clients = f"PLAINTEXT://127.0.0.1:{port}" + (f",CONTAINERS://{beside}" if beside else "")
     return f"""
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners={clients},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={clients}
+inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTAINERS:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 num.network.threads=2
@@ -72,15 +74,17 @@ class Kafka(Broker):
     formatting: Sequence[str] = ()
     """What the storage is formatted with besides, such as the first users."""
 
-    def __init__(self, folder: Folder, port: int, say: Say) -> None:
+    def __init__(self, folder: Folder, port: int, say: Say, beside: str | None = None) -> None:
+        """`beside`: another address to listen on, as host:port, for those who don't reach the loopback address."""
         super().__init__(folder, port)
         self._say = say
+        self._beside = beside
         self._home = folder.path / "kafka"
         self._classes = self._new_classes = Path()
 
     def properties(self, controller: int, data: Path) -> str:
         """Return the broker's configuration; `controller` is the port that it talks to itself on."""
-        return _properties(self._port, controller, data)
+        return _properties(self._port, controller, data, self._beside)
 
     async def start(self) -> None:
         """Fetch it if need be, format on the first start, start, and wait until it answers; may raise Unavailable."""

@@ -51,6 +51,17 @@ def free_port(taken: Collection[int] = ()) -> int:
     raise StackError(f"no port between {_FREE_PORTS.start} and {_FREE_PORTS.stop} is free")
 
 
+def own_address() -> str:
+    """Return the address at which this machine reaches others, and containers on it reach it; empty if it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("198.51.100.1", 9))  # of documentation: nothing is sent
+        except OSError:
+            return ""
+        found: str = probe.getsockname()[0]
+    return found
+
+
 def rotate(log: Path, largest: int) -> None:
     """Once a log has more than `largest` bytes, keep them in `<log>.1` and empty it under its writer, who appends."""
     if log.exists() and log.stat().st_size > largest:

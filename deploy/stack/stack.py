@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -61,6 +62,9 @@ class Stack:
     """A Kafka to stand on; without one the stack starts its own."""
     kafka: str = ""
     """Where Kafka listens, once it runs."""
+    address: str = field(default_factory=lambda: os.environ.get("STACK_ADDRESS", ""))
+    """An address of this machine that containers reach. With it, Kafka and the tokens' public keys are there, too, and
+    tenants can have containers of their own."""
     replaceable: bool = False
     """Whether services can be replaced while they run: the gateway then knows a second address of each."""
     ports: dict[str, int] = field(default_factory=dict)
@@ -117,7 +121,7 @@ class Stack:
         await self._place.claim(self.say)
         if (self._place.path / "secrets.json").exists():
             self.say(f"taking up the data in {self.folder}")
-        self._secrets = self._place.secrets((*_GIVEN_SECRETS, "postgres", "administrator", *LOGINS))
+        self._secrets = self._place.secrets((*_GIVEN_SECRETS, "postgres", "administrator", "installation", *LOGINS))
         self._secrets |= {name: os.environ[name] for name in _GIVEN_SECRETS if os.environ.get(name)}
         self._choose_ports()
         with _first_error():
@@ -181,6 +185,11 @@ The platform is ready.
     def jwt_secret_key(self) -> str:
         """The secret that the signing key is derived from."""
         return self._secrets["JWT_SECRET_KEY"]
+
+    @property
+    def installation(self) -> str:
+        """What tells this stack's containers from any other's."""
+        return f"stack-{hashlib.sha256(self._secrets['installation'].encode()).hexdigest()[:12]}"
 
     def database_url(self, service: str, role: str) -> str:
         """Return the address of a service's database as one of its roles."""
@@ -246,7 +255,7 @@ The platform is ready.
             await _let_in(self.kafka_servers)
         else:
             self.say("starting Kafka")
-            self._broker = Kafka(self._place, self.ports["kafka"], self.say)
+            self._broker = Kafka(self._place, self.ports["kafka"], self.say, self._kafka_for_containers())
             try:
                 await self._broker.start()
             except Unavailable as reason:
@@ -337,9 +346,28 @@ The platform is ready.
         if name == "provisioning":
             own["DEPLOYMENT_SERVER_URL"] = self.environment.get("DEPLOYMENT_SERVER_URL", self._server_url)
             own["DEPLOYMENT_LOG_DIRECTORY"] = str(self._place.logs)
+            own |= self._containers()
         if name == "tenant":
+            if self.address:
+                own["HOST"] = "0.0.0.0"  # where containers are told that the public keys are
             own["BOOTSTRAP_ADMIN_EMAIL"], own["BOOTSTRAP_ADMIN_PASSWORD"] = self.administrator
         return {**common, **own}
+
+    def _containers(self) -> dict[str, str]:
+        """Return what provisioning has to know to give tenants containers of their own."""
+        if not self.address:
+            return {}
+        kafka = self._kafka_for_containers() or self.kafka
+        return {
+            "DEPLOYMENT_INSTALLATION": self.installation,
+            "DEPLOYMENT_KAFKA_SERVERS": self.environment.get("DEPLOYMENT_KAFKA_SERVERS", kafka),
+            "DEPLOYMENT_JWKS_URL": f"http://{self.address}:{self.ports['tenant']}/.well-known/jwks.json",
+        }
+
+    def _kafka_for_containers(self) -> str | None:
+        return (
+            f"{self.address}:{self.ports['kafka_for_containers']}" if self.address and not self.kafka_servers else None
+        )
 
     def _addresses(self, service: str) -> str:
         standby = [f"http://127.0.0.1:{self._standby[service]}"] if self.replaceable else []
@@ -363,6 +391,8 @@ The platform is ready.
                 port = free_port(taken)
                 self.say(f"port {default} of {name} is taken: using {port}; {variable} sets another")
             self.ports[name] = port
+        if self.address:
+            self.ports["kafka_for_containers"] = free_port(self.ports.values())
         if self.replaceable:
             for name in SERVICES:
                 self._standby[name] = free_port([*self.ports.values(), *self._standby.values()])

@@ -6,6 +6,7 @@ from chassis.worker import Worker
 from services.provisioning.api import deployments as api
 from services.provisioning.api import drifts, progress
 from services.provisioning.consumers import deployments
+from services.provisioning.containers import Containers
 from services.provisioning.instances import Host
 from services.provisioning.processes import Processes
 from services.provisioning.settings import deployment_settings
@@ -29,6 +30,8 @@ def _workers(service: Service) -> list[Worker]:
     hosts: dict[str, Host] = {}
     if settings.server_url:
         hosts["process"] = Processes(service.settings, settings)
+    if settings.installation:
+        hosts["container"] = Containers(service.settings, settings)
     return [*workers, Supervisor(service, hosts, settings.settle_seconds)] if hosts else workers
 
 

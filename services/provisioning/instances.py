@@ -17,15 +17,17 @@ DEDICATED = ("customer", "billing")
 LOOPBACK = "127.0.0.1"
 STARTING = 0
 """In place of what one that is about to start is known by."""
-_PROVISIONINGS_OWN = ("DEPLOYMENT_", "MIGRATION_", "BOOTSTRAP_", "DOCKER_", "SECRET_KEY", "JWT_SECRET_KEY")
+_PROVISIONINGS_OWN = ("DEPLOYMENT_", "MIGRATION_", "BOOTSTRAP_", "DOCKER_", "DOTMAC_", "SECRET_KEY", "JWT_SECRET_KEY")
 
 
 class Instance(NamedTuple):
-    """One that runs: by what it is known where it runs, and where it answers, unless nobody is to ask it."""
+    """One that was started: by what it is known where it runs, and where it answers, unless nobody is to ask it."""
 
     known_by: int | str
     host: str | None = None
     port: int | None = None
+    alive: bool = True
+    """Whether it runs; else it ended, and is still there."""
 
 
 class InstanceError(Exception):
@@ -40,7 +42,7 @@ class Host(Protocol):
         """What a tenant has there that runs: the services it has instances of, and what these need."""
 
     async def running(self) -> Mapping[UUID, Mapping[str, Instance]]:
-        """Return what runs there, by tenant and part; InstanceError if nobody can tell now."""
+        """Return what there is, by tenant and part; InstanceError if nobody can tell now."""
 
     async def start(
         self, tenant_id: UUID, parts: Collection[str], ports: Mapping[str, int], release: str | None

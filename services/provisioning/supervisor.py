@@ -60,6 +60,7 @@ class Supervisor(Worker):
         self._hosts = hosts
         self._settle = timedelta(seconds=settle_seconds)
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._unseen: set[str] = set()
         self._patience: dict[UUID, _Patience] = {}
         self._connection: asyncpg.Connection[Any] | None = None
         self._leads = False
@@ -85,8 +86,11 @@ class Supervisor(Worker):
         for target, host in self._hosts.items():
             try:
                 await self._look_at(target, host)
+                self._unseen.discard(target)
             except InstanceError as error:  # what one target lacks is no other's trouble
-                log.warning("instances_not_looked_at", target=target, error=str(error))
+                if target not in self._unseen:
+                    log.warning("instances_not_looked_at", target=target, error=str(error))
+                self._unseen.add(target)
         return False
 
     async def _look_at(self, target: str, host: Host) -> None:
@@ -98,9 +102,9 @@ class Supervisor(Worker):
             strange = list(found.keys() - known - busy)
             under_way = {row["tenant_id"] for row in await tx.fetch(_UNDER_WAY, strange)} if strange else set()
         for row in rows:
-            running = found.get(row["tenant_id"], {})
-            if row["tenant_id"] not in busy and not _is_so(host, row, running):
-                self._begin(row["tenant_id"], partial(self._see_to, host, row, running))
+            there = found.get(row["tenant_id"], {})
+            if row["tenant_id"] not in busy and not _is_so(host, row, there):
+                self._begin(row["tenant_id"], partial(self._see_to, host, row, there))
         for tenant_id in set(strange) - under_way:
             self._begin(tenant_id, partial(self._remove, host, tenant_id, found[tenant_id]))
 
@@ -116,15 +120,15 @@ class Supervisor(Worker):
         task = self._tasks[tenant_id] = asyncio.create_task(done(), name=f"instances-{tenant_id}")
         task.add_done_callback(lambda _: self._tasks.pop(tenant_id, None))
 
-    async def _see_to(self, host: Host, row: Any, running: Mapping[str, Instance]) -> None:
+    async def _see_to(self, host: Host, row: Any, there: Mapping[str, Instance]) -> None:
         """Have a tenant's instances be as they are wanted, and record which they are."""
         tenant_id = row["tenant_id"]
         if not row["wanted"]:
-            await host.stop(tenant_id, running)
+            await host.stop(tenant_id, there)
             self._patience.pop(tenant_id, None)
             await self._record(row, {})
             return
-        wanted = parts_of(row, host.parts)
+        wanted, running = parts_of(row, host.parts), _alive(there)
         if missing := [part for part in wanted if part not in running]:
             patience = self._patience.setdefault(tenant_id, _Patience())
             if not patience.is_over():
@@ -135,7 +139,7 @@ class Supervisor(Worker):
                 return
             patience.try_again()
             running = {**running, **await host.start(tenant_id, missing, row["ports"], row["release"])}
-        replaced = {part: each for part, each in running.items() if part not in wanted}
+        replaced = {part: each for part, each in there.items() if part not in wanted}
         if replaced and self._are_left(row, replaced):
             await host.stop(tenant_id, replaced)
             running = {part: each for part, each in running.items() if part in wanted}
@@ -204,20 +208,16 @@ class _Patience:
         self._since = now
 
 
-def _is_so(host: Host, row: Any, running: Mapping[str, Instance]) -> bool:
+def _alive(there: Mapping[str, Instance]) -> dict[str, Instance]:
+    return {part: instance for part, instance in there.items() if instance.alive}
+
+
+def _is_so(host: Host, row: Any, there: Mapping[str, Instance]) -> bool:
     """Whether a tenant's instances are as they are wanted, and recorded."""
-    if not row["wanted"]:
+    if not row["wanted"] or set(parts_of(row, host.parts)) != there.keys() or len(_alive(there)) < len(there):
         return False
-    pids = {part: instance.known_by for part, instance in running.items()}
-    return (
-        set(parts_of(row, host.parts)) == running.keys()
-        and pids == row["pids"]
-        and _addresses(row, running)
-        == (
-            row["ports"],
-            row["hosts"],
-        )
-    )
+    pids = {part: instance.known_by for part, instance in there.items()}
+    return pids == row["pids"] and _addresses(row, there) == (row["ports"], row["hosts"])
 
 
 def _addresses(row: Any, running: Mapping[str, Instance]) -> tuple[dict[str, int], dict[str, str]]:

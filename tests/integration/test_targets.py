@@ -1,19 +1,27 @@
 """What every target has to do for a tenant, from its deployment until nothing of it is left."""
 
+import asyncio
+import contextlib
 import os
 import re
 import signal
+import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from docker import DockerClient
+from docker.errors import NotFound
+from testcontainers.core.docker_client import DockerClient as Engine
 
 from deploy.stack.stack import Stack
+from tests import servers
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy, registration
 from tests.deployments import done, ended, ordered, past_security, settled, status_of
@@ -23,7 +31,7 @@ from tests.integration.test_snapshots import command
 from tests.world import fits
 
 V1 = "/api/v1"
-TARGETS = ("pooled", "process")
+TARGETS = ("pooled", "process", "container")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,18 +40,49 @@ def began() -> datetime:
     return datetime.now(UTC) - timedelta(seconds=1)
 
 
+@pytest.fixture(scope="module")
+def engine(stack: Stack) -> Iterator[DockerClient]:
+    """The container engine; what failed tests leave on it is removed."""
+    client = Engine().client
+    installation = stack.installation
+    yield client
+    left = {"label": f"dotmac.installation={installation}"}
+    for container in client.containers.list(all=True, filters=left):
+        container.remove(force=True, v=True)
+    for thing in (*client.networks.list(filters=left), *client.volumes.list(filters=left)):
+        thing.remove()
+    with contextlib.suppress(NotFound):  # if nobody left
+        client.volumes.get(f"dotmac-exports-{installation}").remove()
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> str:
+    """A target; skipped where it can't be had, and failed where it was asked for."""
+    name: str = request.param
+    if name == "container":
+        if reason := servers.why_no_containers():
+            pytest.fail(reason) if servers.wanted() == "testcontainers" else pytest.skip(reason)
+        request.getfixturevalue("engine")
+    return name
+
+
 def processes_of(tenant: str) -> Iterator[int]:
-    """Give the processes that work for a tenant alone."""
+    """Give the processes that work for a tenant alone, but for those in containers."""
+    ours = Path("/proc/self/ns/pid").readlink()
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and f"DEDICATED_TO={tenant}".encode() in (entry / "environ").read_bytes():
+            if (
+                entry.name.isdigit()
+                and (entry / "ns/pid").readlink() == ours
+                and f"DEDICATED_TO={tenant}".encode() in (entry / "environ").read_bytes()
+            ):
                 yield int(entry.name)
         except OSError:
             continue  # it has ended meanwhile, or is somebody else's
 
 
 async def own_things(stack: Stack, tenant: str) -> dict[str, int]:
-    """Count what there is of a tenant's own: databases, roles, processes, consumer groups, routes."""
+    """Count what there is of a tenant's own, wherever it could be."""
     server, mark = await asyncpg.connect(stack.server_url), f"%\\_{UUID(tenant).hex}%"
     try:
         databases = await server.fetchval("select count(*) from pg_database where datname like $1", mark)
@@ -68,7 +107,20 @@ async def own_things(stack: Stack, tenant: str) -> dict[str, int]:
         "processes": len(list(processes_of(tenant))),
         "consumer groups": len(groups),
         "routes": int(bool(told)),
+        **on_engine(tenant),
     }
+
+
+def on_engine(tenant: str) -> dict[str, int]:
+    """Count what there is of a tenant on the container engine, if there is one."""
+    found: dict[str, int] = {"containers": 0, "networks": 0, "volumes": 0}
+    if servers.why_no_engine() is None:
+        client, chosen = Engine().client, {"label": f"dotmac.tenant={tenant}"}
+        found["containers"] = len(client.containers.list(all=True, filters=chosen, ignore_removed=True))
+        found["networks"] = len(client.networks.list(filters=chosen))
+        found["volumes"] = len(client.volumes.list(filters=chosen))
+        client.close()
+    return found
 
 
 async def rows_of(stack: Stack, service: str, tenant: str) -> int:
@@ -83,12 +135,19 @@ async def rows_of(stack: Stack, service: str, tenant: str) -> int:
     return found
 
 
-NOTHING = {"databases": 0, "roles": 0, "processes": 0, "consumer groups": 0, "routes": 0}
-# Four subscriptions of each of the two services; the tenant's databases have four roles each.
-ALL = {"databases": 2, "roles": 8, "processes": 2, "consumer groups": 8, "routes": 1}
+NOTHING = {
+    **dict.fromkeys(("databases", "roles", "processes", "consumer groups", "routes"), 0),
+    **dict.fromkeys(("containers", "networks", "volumes"), 0),
+}
+# Four subscriptions of each of the two services; the tenant's databases have four roles each, where all can see them.
+ALL = {
+    "pooled": NOTHING,
+    "process": {**NOTHING, "databases": 2, "roles": 8, "processes": 2, "consumer groups": 8, "routes": 1},
+    "container": {**NOTHING, "containers": 3, "networks": 1, "volumes": 1, "consumer groups": 8, "routes": 1},
+}
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", TARGETS, indirect=True)
 async def test_a_tenant_is_deployed_used_closed_opened_and_gone(
     stack: Stack, public: Api, platform: Api, began: datetime, target: str
 ) -> None:
@@ -104,7 +163,7 @@ async def test_a_tenant_is_deployed_used_closed_opened_and_gone(
             return bool(await database.fetchval(count, UUID(isp.id)) == 2)
 
     await eventually(metered)
-    assert await own_things(stack, isp.id) == (ALL if dedicated else NOTHING)
+    assert await own_things(stack, isp.id) == ALL[target]
     for service in ("customer", "billing"):
         assert (await rows_of(stack, service, isp.id) == 0) is dedicated
     # Past the gateway, or where one does not know better, nothing of it gets into what others share.
@@ -128,7 +187,7 @@ async def leaves(stack: Stack, platform: Api, tenant: str) -> None:
     assert await own_things(stack, tenant) == NOTHING
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", TARGETS, indirect=True)
 async def test_a_step_that_fails_is_undone_with_all_before_it(
     stack: Stack, platform: Api, began: datetime, target: str
 ) -> None:
@@ -157,7 +216,7 @@ async def test_processes_that_end_are_started_anew(stack: Stack, public: Api, pl
     (await isp.api.send("POST", f"{V1}/customers", {"name": "Ada", "external_reference": "t-1"})).expect(201)
     # Whoever lost the topic can have it told anew: of each tenant that ever had a route.
     assert re.search(r"[1-9]\d* snapshots", await command(stack, "provisioning"))
-    assert await own_things(stack, isp.id) == ALL
+    assert await own_things(stack, isp.id) == ALL["process"]
     one, another = processes_of(isp.id)
     os.kill(one, signal.SIGKILL)
     await at_work(isp, without={one}, beside={another})
@@ -172,6 +231,103 @@ async def test_processes_that_end_are_started_anew(stack: Stack, public: Api, pl
 
     await eventually(accounts)
     await leaves(stack, platform, isp.id)
+
+
+@pytest.mark.parametrize("target", ["container"], indirect=True)
+async def test_containers_that_end_are_started_anew_and_outlive_provisioning(
+    stack: Stack, public: Api, platform: Api, target: str, engine: DockerClient
+) -> None:
+    isp = await deploy(public, platform, target)
+    await settled(stack, isp.id)
+    (await isp.api.send("POST", f"{V1}/customers", {"name": "Ada", "external_reference": "c-1"})).expect(201)
+    for part in ("customer", "database"):
+        before = parts_of(engine, isp.id)
+        engine.containers.get(before[part]).kill()
+        await back(engine, isp, without=before[part])
+        kept = parts_of(engine, isp.id).items() & before.items()
+        assert dict(kept).keys() == before.keys() - {part}
+    # Of two installations on one engine neither sees the other's, and what nobody wants is removed.
+    before = parts_of(engine, isp.id)
+    stranger, orphan = (planted(engine, stack, installation) for installation in ("another", None))
+    stack.children["provisioning"].kill()
+    engine.containers.get(before["billing"]).kill()
+    await back(engine, isp, without=before["billing"])
+    await eventually(lambda: gone(engine, orphan))
+    assert parts_of(engine, isp.id).items() >= {(part, before[part]) for part in ("customer", "database")}
+    engine.containers.get(stranger).remove(force=True)
+    assert [each["name"] for each in (await isp.api.send("GET", f"{V1}/customers")).expect(200)["items"]] == ["Ada"]
+    await leaves(stack, platform, isp.id)
+
+
+def parts_of(engine: DockerClient, tenant: str) -> dict[str, str]:
+    """Return the ids of a tenant's containers that run, by what they are."""
+    found = engine.containers.list(filters={"label": f"dotmac.tenant={tenant}"}, ignore_removed=True)
+    return {each.labels["dotmac.part"]: each.id for each in found}
+
+
+async def back(engine: DockerClient, isp: Tenant, without: str) -> None:
+    """Return once a tenant has all of its containers, this one not among them, and both services answer."""
+
+    async def all_there() -> bool:
+        found = parts_of(engine, isp.id)
+        answers = [await isp.api.send("GET", f"{V1}/{path}") for path in ("workspace", "billing-workspace")]
+        return len(found) == 3 and without not in found.values() and all(each.status == 200 for each in answers)
+
+    await eventually(all_there)
+
+
+def planted(engine: DockerClient, stack: Stack, installation: str | None) -> str:
+    """Start a container that is a tenant's by its labels, of whom nobody knows; return its id."""
+    labels = {
+        "dotmac.installation": installation or stack.installation,
+        "dotmac.tenant": str(uuid4()),
+        "dotmac.part": "customer",
+    }
+    command = ["python", "-c", "import signal; signal.pause()"]
+    started = engine.containers.run(servers.IMAGE, command, detach=True, labels=labels, network_mode="none")
+    found: str = started.id
+    return found
+
+
+async def gone(engine: DockerClient, container: str) -> bool:
+    return all(each.id != container for each in engine.containers.list(all=True, ignore_removed=True))
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+async def at_once(stack: Stack, platform: Api, capsys: Capture, target: str, count: int) -> None:
+    """Deploy so many tenants at once, see that each works, and have all of them leave at once."""
+    tenants = [(await platform.send("POST", f"{V1}/tenants", registration())).expect(201)["id"] for _ in range(count)]
+
+    async def active(tenant: str) -> float:
+        began = time.perf_counter()
+        found = await ended(platform, await ordered(platform, tenant, target=target))
+        assert (found["status"], found["reason"]) == ("succeeded", None)
+
+        async def so() -> bool:
+            return await status_of(platform, tenant) == "active"
+
+        await eventually(so)
+        return time.perf_counter() - began
+
+    took = await asyncio.gather(*map(active, tenants))
+    p50, p99 = (statistics.quantiles(took, n=100, method="inclusive")[place - 1] for place in (50, 99))
+    with capsys.disabled():
+        print(f"\n{count} tenants to {target} at once: active after {p50:.1f} s (p50), {p99:.1f} s (p99)")  # noqa: T201
+    for tenant in tenants:
+        await settled(stack, tenant)
+        assert await own_things(stack, tenant) == ALL[target]
+    await asyncio.gather(*(leaves(stack, platform, tenant) for tenant in tenants))
+
+
+async def test_ten_tenants_get_processes_at_once(stack: Stack, platform: Api, capsys: Capture) -> None:
+    await at_once(stack, platform, capsys, "process", 10)
+
+
+@pytest.mark.parametrize("target", ["container"], indirect=True)
+async def test_three_tenants_get_containers_at_once(stack: Stack, platform: Api, capsys: Capture, target: str) -> None:
+    await at_once(stack, platform, capsys, target, 3)
 
 
 async def at_work(isp: Tenant, without: set[int], beside: frozenset[int] | set[int] = frozenset()) -> None:
@@ -191,6 +347,10 @@ async def test_a_target_is_chosen_when_a_tenant_is_deployed(stack: Stack, platfo
     (await platform.send("POST", path, {"target": "nowhere"})).problem(422)
     await done(platform, stack, tenant)
     (await platform.send("POST", path, {"operation": "suspend", "target": "process"})).problem(409, "wrong-state")
+    engine_is_there = servers.why_no_containers() is None
+    for target, refused in (("pooled", False), ("process", False), ("container", not engine_is_there)):
+        plan = (await platform.send("GET", f"{V1}/deployments/plan", params={"target": target})).expect(200)
+        assert bool(plan["refusal"]) is refused
     preview = {"operation": "deprovision", "target": "process"}
     steps = (await platform.send("GET", f"{V1}/deployments/plan", params=preview)).expect(200)["steps"]
     ends = ["prove_deletion", "withdraw_route", "stop_instances", "drop_databases", "retire"]

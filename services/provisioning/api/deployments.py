@@ -23,13 +23,14 @@ from chassis.security.principals import Principal
 from chassis.service import Service
 from services.provisioning.domain.saga import Unknown
 from services.provisioning.tables import COLUMNS
+from services.provisioning.targets import TARGETS
 from services.provisioning.use_cases import steer
 from services.provisioning.use_cases.plan import plan
 
 router = APIRouter(prefix="/api/v1/deployments", tags=["Deployments"])
 Reader = Annotated[Principal, Depends(require("deployments:read"))]
 Writer = Annotated[Principal, Depends(require("deployments:write"))]
-Target = Literal["pooled", "process"]
+Target = Literal["pooled", "process", "container"]
 Operation = Literal[
     "deploy",
     "suspend",
@@ -96,6 +97,9 @@ class PlanView(BaseModel):
     steps: list[PlannedStepView]
     expected_seconds: float | None = Field(description="Of all steps together; null if nobody knows yet.")
     known_from: int = Field(description="From how many deployments of the same kind that is known.")
+    refusal: str | None = Field(
+        default=None, description="Why no tenant can be deployed to this target here; null if it can."
+    )
 
 
 class Cancellation(Strict):
@@ -152,6 +156,7 @@ async def preview_deployment(
             steps=steps,
             expected_seconds=sum(known) if len(known) == len(steps) else None,
             known_from=found.known_from,
+            refusal=TARGETS[target].refusal() if operation == "deploy" else None,
         )
     )
 

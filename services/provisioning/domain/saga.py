@@ -198,6 +198,7 @@ def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> di
 RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
     "pooled": _operations(_DEPLOY, ()),
     "process": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN) | _OF_INSTANCES,
+    "container": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN) | _OF_INSTANCES,
 }
 """By target and operation."""
 

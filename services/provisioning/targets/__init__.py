@@ -6,6 +6,7 @@ from uuid import UUID
 
 from chassis.service import Service
 from services.provisioning.domain.saga import Command
+from services.provisioning.targets.container import Container
 from services.provisioning.targets.pooled import Pooled
 from services.provisioning.targets.process import Process
 
@@ -30,5 +31,5 @@ class Target(Protocol):
         """
 
 
-TARGETS: Mapping[str, Target] = {"pooled": Pooled(), "process": Process()}
+TARGETS: Mapping[str, Target] = {"pooled": Pooled(), "process": Process(), "container": Container()}
 """By the names under which deployments are ordered."""

@@ -68,6 +68,7 @@ class Target(StrEnum):
 
     POOLED = "pooled"
     PROCESS = "process"
+    CONTAINER = "container"
 
 
 _BEGINS_IN: Mapping[Operation, frozenset[Status]] = {

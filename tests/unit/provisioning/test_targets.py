@@ -6,10 +6,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import SecretStr
 
 from chassis.settings import Settings
 from services.provisioning.domain.saga import RECIPES, Saga
-from services.provisioning.instances import instance_url, named, passwords
+from services.provisioning.instances import environment, instance_url, named, passed_on, passwords
 from services.provisioning.settings import deployment_settings
 from services.provisioning.targets import TARGETS
 from services.provisioning.use_cases.advance import Unfolding
@@ -65,6 +66,49 @@ def test_a_target_that_is_not_set_up_fails_a_deployment_at_once(monkeypatch: pyt
     assert item.saga.reason == "no tenant gets processes of its own here: DEPLOYMENT_SERVER_URL is not set"
     assert [type(each.event).__name__ for each in item.outgoing] == ["DeploymentStarted", "DeploymentFailed"]
     assert begun("pooled").saga.status == "running"
+
+
+@pytest.mark.parametrize(
+    ("lacking", "reason"),
+    [
+        ("DOTMAC_IMAGE", "DOTMAC_IMAGE is not set"),
+        ("DEPLOYMENT_INSTALLATION", "DEPLOYMENT_INSTALLATION is not set"),
+        ("socket", "there is no engine at unix:///nowhere.sock"),
+        (None, None),
+    ],
+)
+def test_containers_need_an_engine_an_image_and_a_name(
+    monkeypatch: pytest.MonkeyPatch, lacking: str | None, reason: str | None
+) -> None:
+    where = "unix:///nowhere.sock" if lacking == "socket" else "tcp://engine.example:2376"
+    told = {"DOCKER_HOST": where, "DOTMAC_IMAGE": "dotmac:1", "DEPLOYMENT_INSTALLATION": "here"}
+    for name, value in told.items():
+        monkeypatch.delenv(name, raising=False) if name == lacking else monkeypatch.setenv(name, value)
+    item = begun("container")
+    if reason is None:
+        assert (item.saga.status, item.placement) == ("running", f"container-{TENANT}")
+    else:
+        assert (item.saga.status, item.saga.failed_step) == ("failed", "allocate")
+        assert item.saga.reason == f"no tenant gets containers of its own here: {reason}"
+
+
+def test_an_instance_is_told_no_secret_that_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {name: name.lower() * 5 for name in ("SECRET_KEY", "SECRET_KEY_PREVIOUS", "JWT_SECRET_KEY")}
+    for name, value in {**secrets, "BOOTSTRAP_ADMIN_PASSWORD": "the first one", "DOCKER_HOST": "tcp://e:1"}.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    told = [
+        {**passed_on(), **environment(settings, SERVER, service, tenant)}
+        for service in ("customer", "billing")
+        for tenant in (TENANT, UUID(int=1))
+    ]
+    assert not {*secrets.values(), "the first one", "tcp://e:1"} & {value for each in told for value in each.values()}
+    every = [each[name] for each in told for name in secrets]
+    assert len(set(every)) == len(every) == 12
+    # What it sealed it opens again, also after SECRET_KEY has changed.
+    after = settings.model_copy(update={"secret_key": SecretStr("n" * 40), "secret_key_previous": settings.secret_key})
+    before, then = (environment(each, SERVER, "customer", TENANT) for each in (settings, after))
+    assert then["SECRET_KEY_PREVIOUS"] == before["SECRET_KEY"] != then["SECRET_KEY"]
 
 
 def test_one_that_is_set_up_gives_a_tenant_a_place_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
