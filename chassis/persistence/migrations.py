@@ -22,6 +22,7 @@ from chassis.persistence.database import LOST
 from chassis.persistence.schema import confinement, service_of_database
 
 _ONE_AT_A_TIME = 7_305_811_004  # advisory lock: two processes that migrate the same database take turns
+_MIGRATING = asyncio.Lock()  # Alembic knows one migration in a process at a time
 _POLL_SECONDS = 1.0
 
 
@@ -50,6 +51,23 @@ def _upgrade(connection: Connection, script: ScriptDirectory) -> None:
 
 async def upgrade(service: str, url: str) -> None:
     """Bring a service's database to its newest version, in one transaction. `url` is its owner's."""
+    async with _MIGRATING:
+        await _upgraded(service, url)
+
+
+async def ensure(service: str, url: str) -> None:
+    """Do the same if the database is behind what this code is for; one of a later release is left as it is."""
+    script = versions_of(service)
+    try:
+        current = await _version(url)
+    except asyncpg.UndefinedTableError:
+        current = None
+    behind = {revision.revision for revision in script.walk_revisions()} - {script.get_current_head()}
+    if current is None or current in behind:
+        await upgrade(service, url)
+
+
+async def _upgraded(service: str, url: str) -> None:
     # The driver reads the address itself, which so may say how to check the server's certificate.
     engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url))
     try:

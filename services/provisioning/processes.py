@@ -13,6 +13,7 @@ import asyncpg
 import structlog
 
 from chassis.persistence.database import LOST, close
+from chassis.persistence.migrations import ensure
 from chassis.settings import Settings
 from deploy.prepare import Refused, create_roles
 from deploy.stack.processes import Child, StackError, free_port, is_free
@@ -23,6 +24,7 @@ from services.provisioning.instances import (
     Instance,
     InstanceError,
     environment,
+    instance_url,
     named,
     passed_on,
     passwords,
@@ -103,6 +105,8 @@ class Processes:
                 await create_roles(connection, passwords(self._settings, own))  # SECRET_KEY may have changed
             finally:
                 await close(connection)
+            if not self._deployments.interpreters:  # its release is provisioning's own, which may be a new one
+                await ensure(service, instance_url(self._settings, url, service, tenant_id, "owner"))
             await child.start()
         except BaseException:
             await self._stop([(tenant_id, part)])

@@ -5,18 +5,22 @@ import json
 import stat
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import asyncpg
 import pytest
 
+from chassis.persistence.migrations import versions_of
 from deploy.stack.stack import Stack
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
 from tests.crashes import arm, crashed_at_each, mortal
-from tests.deployments import done, ended, ordered, settled
-from tests.integration.test_operation_failures import at, failing, time_is_over
+from tests.deployments import done, ended, ordered, past_security, settled
+from tests.integration.test_operation_failures import at, away, failing, time_is_over
 from tests.integration.test_target_crashes import STEP, TOLD, around
 from tests.integration.test_targets import leaves, processes_of
 
@@ -200,6 +204,27 @@ async def test_an_upgrade_goes_on_in_spite_of_crashes(
         await settled(stack, isp.id)
         assert releases_of(isp.id) == ["2", "2"]
         await leaves(stack, platform, isp.id)
+
+
+async def test_processes_that_come_with_a_new_release_of_provisioning_find_the_databases_that_it_needs(
+    stack: Stack, public: Api, platform: Api, installed: Platform
+) -> None:
+    isp = await deploy(public, platform, "process")
+    await settled(stack, isp.id)
+    wanted = versions_of("billing").get_current_head()
+    async with past_security(stack, f"billing_{UUID(isp.id).hex}") as database:
+        async with away(stack, "provisioning"):
+            await database.execute("drop schema public cascade; create schema public")
+            await database.execute(f"alter schema public owner to billing_{UUID(isp.id).hex}_owner")
+        found = partial(database.fetchval, "select version_num from alembic_version")
+
+        async def migrated() -> bool:
+            with suppress(asyncpg.UndefinedTableError):
+                return bool(await found() == wanted)
+            return False
+
+        await eventually(migrated)
+    await leaves(stack, platform, isp.id)
 
 
 async def test_what_only_instances_of_ones_own_can_have_is_refused_elsewhere(

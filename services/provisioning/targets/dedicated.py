@@ -4,7 +4,6 @@ The databases and roles are made as the platform's own are. The instances are th
 wanted, and is done when that is so.
 """
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -54,8 +53,6 @@ update instance set deployment_id = $2, release = $3, instances = $4, generation
 _SERVE = """
 update instance set serving = $2, served_since = $3, version = version + routed::int where tenant_id = $1 returning *
 """
-# Alembic knows one migration in a process at a time.
-_MIGRATING = asyncio.Lock()
 
 
 class Dedicated(ABC):
@@ -79,8 +76,7 @@ class Dedicated(ABC):
 
         Here by provisioning's own release; a target that has others runs theirs.
         """
-        async with _MIGRATING:
-            await upgrade(service, url)
+        await upgrade(service, url)
 
     @abstractmethod
     async def prepare_server(self, settings: Settings, tenant_id: UUID) -> None:
