@@ -16,6 +16,7 @@ _PREFIXES = {
     "/api/v1/api-keys": "tenant",
     "/api/v1/service-accounts": "tenant",
     "/api/v1/built-in-roles": "tenant",
+    "/api/v1/settings": "tenant",
     "/api/v1/deploy": "tenant",
     "/api/v1/deployments": "provisioning",
     "/api/v1/customers": "customer",

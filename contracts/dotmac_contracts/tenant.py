@@ -403,6 +403,37 @@ class SignInFailed(_Session, topic=topics.TENANT_SESSION):
     locked_seconds: int = Field(description="For how long nobody can sign in by this name.", examples=[0])
 
 
+class _Settings(Event):
+    settings_id: UUID = Field(description="The tenant's settings of the category.")
+    tenant_id: UUID = Field(description="The tenant; for the platform's own settings zero.")
+    category: str = Field(description="`billing`, `branding`, `notifications`; more may come.", examples=["billing"])
+    values: dict[str, int | str] = Field(
+        description="By name, those that are not left at their defaults, and no secret ones.",
+        examples=[{"payment_terms_days": 30}],
+    )
+
+
+class SettingsChanged(_Settings, topic=topics.TENANT_SETTINGS):
+    """Settings changed. Of those that are secret it is told that they are set, and never what they are."""
+
+    changed: list[str] = Field(description="The names of those that changed.", examples=[["payment_terms_days"]])
+    secrets: list[str] = Field(description="The names of secret ones that are set.", examples=[["smtp_password"]])
+    changed_by: str = Field(description="By whom: the subject of the access token.")
+
+
+class SettingsSnapshot(_Settings, topic=topics.TENANT_SETTINGS_SNAPSHOT):
+    """A tenant's settings of a category as they are now; what was told of them before need not be known."""
+
+    updated_at: datetime = Field(description="When they last changed, in UTC.")
+
+
+class SettingsSnapshotRemoved(Tombstone, topic=topics.TENANT_SETTINGS_SNAPSHOT):
+    """A tenant has left the platform, and its settings are deleted: forget them too."""
+
+    settings_id: UUID = Field(description="The tenant's settings of a category.")
+    tenant_id: UUID = Field(description="The tenant.")
+
+
 class TenantDataExported(DataExported, topic=topics.TENANT_DEPARTURE):
     """The tenant service has written a tenant's data down, or could not."""
 

@@ -64,6 +64,14 @@ TENANT_SESSION = Topic(
     "Sign-ins, and access tokens that were revoked, kept longer than any token lives.",
     retention_ms=_DAY_MS,
 )
+TENANT_SETTINGS = Topic("tenant.settings.v1", "tenant", "settings_id", "Settings of tenants, by category.")
+TENANT_SETTINGS_SNAPSHOT = Topic(
+    "tenant.settings-snapshot.v1",
+    "tenant",
+    "settings_id",
+    "Settings of tenants as they are now, each category whole.",
+    compacted=True,
+)
 PROVISIONING_DEPLOYMENT = Topic(
     "provisioning.deployment.v1",
     "provisioning",
@@ -152,6 +160,8 @@ ALL: tuple[Topic, ...] = (
     TENANT_API_KEY,
     TENANT_SERVICE_ACCOUNT,
     TENANT_SESSION,
+    TENANT_SETTINGS,
+    TENANT_SETTINGS_SNAPSHOT,
     PROVISIONING_DEPLOYMENT,
     PROVISIONING_ROUTE_SNAPSHOT,
     PROVISIONING_DRIFT,

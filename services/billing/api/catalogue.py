@@ -32,7 +32,9 @@ from services.billing.api.models import (
     SubscriptionView,
     WorkspaceView,
 )
+from services.billing.domain.terms import terms
 from services.billing.tables import prices
+from services.billing.use_cases.keep_settings import payment_terms_days
 from services.billing.use_cases.subscribe import Order, subscribe
 
 router = APIRouter(prefix="/api/v1", tags=["Plans and subscriptions"])
@@ -47,9 +49,10 @@ async def get_billing_workspace(service: CurrentService, who: Reader) -> Respons
         row = await tx.fetchrow(
             "select tenant_id, currency, time_zone, created_at from workspace where removed_at is null"
         )
+        days = terms(await payment_terms_days(tx, who.tenant_id))
     if row is None:
         raise NotFound("workspace of", who.tenant_id)
-    return json(WorkspaceView(**dict(row)))
+    return json(WorkspaceView(**dict(row), payment_terms_days=days))
 
 
 @router.get("/billing-accounts", response_model=Page[AccountView])

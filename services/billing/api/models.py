@@ -274,4 +274,5 @@ class WorkspaceView(BaseModel):
     tenant_id: UUID
     currency: str
     time_zone: str
+    payment_terms_days: int = Field(description="Within how many days invoices are to be paid that are issued now.")
     created_at: datetime

@@ -1,15 +1,18 @@
 """Shapes of requests and answers."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, StrictBool
 
 from chassis.http.fields import PLAIN, Country, Currency, Email, ShortText, Text, TimeZone, Whole, only_a_number
 from chassis.http.models import RowView, Strict
 from services.tenant.domain.plans import PlanCode
+from services.tenant.domain.settings import SETTINGS
 from services.tenant.domain.tenant import Operation, Target
+from services.tenant.domain.values import Kind, Number
+from services.tenant.use_cases.change_settings import Kept
 from services.tenant.use_cases.invite import Invitation
 
 Slug = Annotated[str, Field(min_length=3, max_length=40, pattern="^[a-z][a-z0-9-]{1,38}[a-z0-9]$", examples=["acme"])]
@@ -376,3 +379,74 @@ class Approved(BaseModel):
 
     tenant: TenantView
     invitation: UserInvitationView
+
+
+class SettingsChange(RootModel[dict[str, Any]]):
+    """Settings by their names; null sets one back to its default."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "additionalProperties": {"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]},
+            "examples": [{"payment_terms_days": 30}],
+        }
+    )
+
+
+def _shown(kind: Kind) -> dict[str, Any]:
+    if isinstance(kind, Number):
+        return {"type": "integer", "minimum": kind.minimum, "maximum": kind.maximum}
+    return {"type": "string", "max_length": kind.most}
+
+
+class SettingView(BaseModel):
+    """A setting: what it is, and what it may be."""
+
+    name: str
+    description: str
+    type: str = Field(description="integer or string")
+    minimum: int | None = None
+    maximum: int | None = None
+    max_length: int | None = None
+    default: int | str | None
+    value: int | str | None = Field(description="What it is now; null where it is nothing, or secret.")
+    secret: bool = Field(description="Whether its value is kept sealed, and shown to nobody.")
+    is_set: bool = Field(description="Whether it is not left at its default.")
+
+
+class SettingsOfCategory(BaseModel):
+    """The settings of a category."""
+
+    category: str
+    description: str
+    version: int = Field(description="How often they were changed.")
+    updated_at: datetime | None
+    settings: list[SettingView]
+
+    @classmethod
+    def of(cls, name: str, kept: Kept) -> "SettingsOfCategory":
+        category = SETTINGS[name]
+        views = [
+            SettingView(
+                name=each,
+                description=setting.description,
+                **_shown(setting.kind),
+                default=setting.default,
+                value=None if setting.secret else kept.given.get(each, setting.default),
+                secret=setting.secret,
+                is_set=each in kept.secrets if setting.secret else each in kept.given,
+            )
+            for each, setting in category.settings.items()
+        ]
+        return cls(
+            category=name,
+            description=category.description,
+            version=kept.version,
+            updated_at=kept.updated_at,
+            settings=views,
+        )
+
+
+class SettingsView(BaseModel):
+    """A tenant's settings."""
+
+    items: list[SettingsOfCategory]
