@@ -18,6 +18,7 @@ _PREFIXES = {
     "/api/v1/built-in-roles": "tenant",
     "/api/v1/settings": "tenant",
     "/api/v1/deploy": "tenant",
+    "/api/v1/deployment-templates": "tenant",
     "/api/v1/deployments": "provisioning",
     "/api/v1/customers": "customer",
     "/api/v1/workspace": "customer",

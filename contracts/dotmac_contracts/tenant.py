@@ -1,7 +1,7 @@
 """Events of the management platform."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field
@@ -10,6 +10,7 @@ from dotmac_contracts import topics
 from dotmac_contracts.departure import DataDeleted, DataExported
 from dotmac_contracts.envelope import Event, Tombstone
 from dotmac_contracts.quota import Quotas, QuotaThreshold
+from dotmac_contracts.workspace import WorkspaceParameters
 
 Target = Literal["pooled"]
 
@@ -161,6 +162,39 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     )
     reason: str | None = Field(default=None, description="Why, if it was said.", examples=["The invoice is overdue."])
     grace_seconds: int = Field(default=0, description="How long to wait before it takes effect.", examples=[0])
+    template_id: UUID | None = Field(default=None, description="The template that it was ordered by.")
+    parameters: WorkspaceParameters | None = Field(default=None, description="How to prepare the tenant's workspaces.")
+
+
+class _Template(Event):
+    template_id: UUID = Field(description="The template.")
+    tenant_id: UUID = Field(description="The platform's tenant.")
+    name: str = Field(description="Its name.", examples=["rural fiber"])
+
+
+class _TemplateAsItIs(_Template):
+    description: str | None = Field(default=None, description="What it is for.", examples=["For small ISPs"])
+    target: str = Field(description="Where tenants are deployed to by it.", examples=["pooled"])
+    plan: str | None = Field(default=None, description="The plan that they get; none leaves them theirs.")
+    parameters: dict[str, Any] = Field(
+        description="By name, what an order may say otherwise, as it is where the order says nothing.",
+        examples=[{"payment_terms_days": 30}],
+    )
+    changed_by: str = Field(description="By whom: the subject of the access token.")
+
+
+class DeploymentTemplateCreated(_TemplateAsItIs, topic=topics.TENANT_DEPLOYMENT_TEMPLATE):
+    """A template of deployments was made."""
+
+
+class DeploymentTemplateUpdated(_TemplateAsItIs, topic=topics.TENANT_DEPLOYMENT_TEMPLATE):
+    """A template of deployments changed; all fields are the present ones."""
+
+
+class DeploymentTemplateDeleted(_Template, topic=topics.TENANT_DEPLOYMENT_TEMPLATE):
+    """A template of deployments is gone; what was deployed by it stays."""
+
+    deleted_by: str = Field(description="By whom: the subject of the access token.")
 
 
 class _DeploymentTransition(Event):

@@ -50,6 +50,9 @@ TENANT_SNAPSHOT = Topic(
 TENANT_DEPLOYMENT = Topic(
     "tenant.deployment.v1", "tenant", "deployment_id", "Deployments that the management platform asks for."
 )
+TENANT_DEPLOYMENT_TEMPLATE = Topic(
+    "tenant.deployment-template.v1", "tenant", "template_id", "Templates by which tenants are deployed."
+)
 TENANT_USER = Topic("tenant.user.v1", "tenant", "user_id", "Users of tenants.")
 TENANT_SIGN_UP = Topic("tenant.sign-up.v1", "tenant", "sign_up_id", "ISPs that sign up by themselves.")
 TENANT_API_KEY = Topic("tenant.api-key.v1", "tenant", "api_key_id", "API keys of users.")
@@ -154,6 +157,7 @@ ALL: tuple[Topic, ...] = (
     TENANT,
     TENANT_SNAPSHOT,
     TENANT_DEPLOYMENT,
+    TENANT_DEPLOYMENT_TEMPLATE,
     TENANT_USER,
     TENANT_ROLE,
     TENANT_SIGN_UP,

@@ -1,6 +1,7 @@
 """Keep what tenants' settings say of billing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from chassis.departure import departed
@@ -9,6 +10,15 @@ from chassis.persistence.database import Transaction
 from dotmac_contracts.tenant import SettingsSnapshot
 
 CATEGORY = "billing"
+
+
+@dataclass(frozen=True, slots=True)
+class Invoicing:
+    """How a tenant's invoices are issued."""
+
+    invoice_prefix: str
+    payment_terms_days: int | None
+    """Within which they are to be paid; None where the tenant's settings don't say."""
 
 
 async def keep_settings(tx: Transaction, received: Sequence[Received[SettingsSnapshot]]) -> None:
@@ -30,14 +40,27 @@ async def keep_settings(tx: Transaction, received: Sequence[Received[SettingsSna
     )
 
 
+async def expect_settings(tx: Transaction, payment_terms_days: Mapping[UUID, int]) -> None:
+    """Keep what deployments say of tenants whose settings were not told yet; what is told of these comes after it."""
+    await tx.execute(
+        "insert into billing_settings (tenant_id, payment_terms_days, version)"
+        " select *, 0 from unnest($1::uuid[], $2::int[]) on conflict do nothing",
+        list(payment_terms_days),
+        list(payment_terms_days.values()),
+    )
+
+
 async def forget_settings(tx: Transaction, tenants: Sequence[UUID]) -> None:
     """Forget the settings of tenants that have left: of one with an instance of its own, nothing else was here."""
     await tx.execute("delete from billing_settings where tenant_id = any($1::uuid[])", tenants)
 
 
-async def payment_terms_days(tx: Transaction, tenant_id: UUID) -> int | None:
-    """Return within how many days a tenant's invoices are to be paid; None where its settings don't say."""
-    days: int | None = await tx.fetchval(
-        "select payment_terms_days from billing_settings where tenant_id = $1", tenant_id
+async def invoicing(tx: Transaction, tenant_id: UUID) -> Invoicing:
+    """Return how a tenant's invoices are issued now."""
+    row = await tx.fetchrow(
+        "select w.invoice_prefix, s.payment_terms_days from workspace w left join billing_settings s using (tenant_id)"
+        " where w.tenant_id = $1",
+        tenant_id,
     )
-    return days
+    assert row is not None, "whoever bills has a workspace"
+    return Invoicing(**row)

@@ -22,7 +22,7 @@ from dotmac_contracts.money import Money as MoneyData
 from services.billing import metrics
 from services.billing.domain.period import Period, charge, invoice_number
 from services.billing.domain.terms import due_on
-from services.billing.use_cases.keep_settings import payment_terms_days
+from services.billing.use_cases.keep_settings import invoicing
 
 CHUNK = 2000
 """Subscriptions that a step bills, and what more the last of their accounts has."""
@@ -162,7 +162,8 @@ async def _decided(
     if not rows:
         return None
     now = service.clock.now()
-    due = due_on(now.date(), await payment_terms_days(tx, tenant_id))
+    how = await invoicing(tx, tenant_id)
+    due = due_on(now.date(), how.payment_terms_days)
     invoices: list[tuple[UUID, UUID, UUID, str, int, str]] = []
     lines: list[tuple[UUID, int, UUID, str, int, int | None]] = []
     active = await _active_customers(tx, rows, period)
@@ -183,7 +184,8 @@ async def _decided(
                 lines.append((invoice_id, len(amounts), *facts))
         total = reduce(add, amounts)  # which refuses to mix currencies
         customer_id = subscriptions[0]["customer_id"]
-        invoices.append((invoice_id, account_id, customer_id, invoice_number(number), total.amount_minor, currency))
+        written = invoice_number(number, how.invoice_prefix)
+        invoices.append((invoice_id, account_id, customer_id, written, total.amount_minor, currency))
     await asyncio.sleep(0)  # whoever shares the process has its turn
     issued = [
         InvoiceIssued(

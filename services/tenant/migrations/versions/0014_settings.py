@@ -37,5 +37,5 @@ def upgrade() -> None:
         """
     )
     # The platform orders a tenant's deployment with settings.
-    guard("settings", platform_reads=True)
-    guard("setting_secret")
+    for table in ("settings", "setting_secret"):
+        guard(table, platform_reads=True)
