@@ -22,7 +22,7 @@ from cli.journal import Folder
 from deploy.stack.stack import Stack
 from dotmac_contracts.topics import ALL
 
-OWNERS = tuple(topic.owner for topic in ALL if topic.compacted)
+OWNERS = tuple(dict.fromkeys(topic.owner for topic in ALL if topic.compacted))
 
 snapshots = typer.Typer(no_args_is_help=True, help="What there is now, on the compacted topics.")
 console = Console()
@@ -43,7 +43,7 @@ def publish(
     ] = None,
     folder: Folder = Path(".stack"),
 ) -> None:
-    """Publish every tenant, customer, subscription and route as it is now, for a topic that is new or was lost.
+    """Publish tenants, settings, customers, subscriptions and routes as they are now, for a topic that is new or lost.
 
     Of one service (--service and CONSUMER_DATABASE_URL), or of the local stack that runs. Services may run meanwhile;
     their relays send it. It may be ended and begun anew at any time.
@@ -70,18 +70,24 @@ async def _publish(urls: dict[str, str]) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]:,} snapshots"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         for name, url in urls.items():
-            bar = progress.add_task(name, total=None, count=0)
-
-            async def told(done: int, tenants: int, count: int, bar: object = bar) -> None:
-                progress.update(bar, total=tenants, completed=done, count=count)  # type: ignore[arg-type]
-
-            found: Snapshots = import_module(f"services.{name}.consumers.snapshots").SNAPSHOTS
             database = Database(url, pool_size=2, application_name=f"{name}-snapshots")
             await database.connect()
             try:
                 service = Service(
                     name, Settings(), database, database, SystemClock(), TokenVerifier(""), Vault("unused")
                 )
-                await found.publish_all(service, told)
+                for found in _of(name):
+                    bar = progress.add_task(found.removed.TOPIC.name, total=None, count=0)
+
+                    async def told(done: int, tenants: int, count: int, bar: object = bar) -> None:
+                        progress.update(bar, total=tenants, completed=done, count=count)  # type: ignore[arg-type]
+
+                    await found.publish_all(service, told)
             finally:
                 await database.close()
+
+
+def _of(service: str) -> list[Snapshots]:
+    """Return all snapshots that a service tells."""
+    module = import_module(f"services.{service}.consumers.snapshots")
+    return [found for found in vars(module).values() if isinstance(found, Snapshots)]

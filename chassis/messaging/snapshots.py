@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from chassis.ids import PLATFORM_TENANT
 from chassis.messaging.outbox import Outgoing, publish, publish_tombstones
 from chassis.messaging.subscription import Received, Subscription
 from chassis.persistence.database import Transaction
@@ -40,6 +41,8 @@ class Snapshots:
     snapshot: Callable[[Any], Event]
     """Makes the snapshot of such a row, or its tombstone if there is nothing more to be told of it."""
     removed: type[Tombstone]
+    name: str = "snapshots"
+    """By which its consumer is known beside those of the service's other aggregates."""
 
     @property
     def _key(self) -> str:
@@ -61,7 +64,7 @@ class Snapshots:
             await publish(tx, outgoing, source=service.source, clock=service.clock)
 
         kinds = [event for event in EVENTS.values() if event.TOPIC is self.changes]
-        return Subscription(f"{service.name}-snapshots", [self.changes], dict.fromkeys(kinds, renew))
+        return Subscription(f"{service.name}-{self.name}", [self.changes], dict.fromkeys(kinds, renew))
 
     async def remove(self, tx: Transaction, service: Service, causes: Collection[Envelope]) -> None:
         """Publish a tombstone of each aggregate of tenants whose rows this transaction goes on to delete.
@@ -83,7 +86,14 @@ class Snapshots:
             f" order by tenant_id, {self._key} limit $4"
         )
         async with service.consumer_db.unscoped() as tx:
-            tenants = [row[0] for row in await tx.fetch("select * from present_tenants()")]
+            tenants = [
+                row[0]
+                for row in await tx.fetch(
+                    # The platform itself is none of them, and has aggregates of its own.
+                    "select $1::uuid as id union select * from present_tenants() order by id",
+                    PLATFORM_TENANT,
+                )
+            ]
         published = 0
         for start in range(0, len(tenants), _TENANTS_AT_ONCE):
             some = tenants[start : start + _TENANTS_AT_ONCE]

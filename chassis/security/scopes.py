@@ -14,27 +14,31 @@ def _scopes(*names: str) -> frozenset[str]:
 
 
 _PLATFORM_ADMIN = _scopes(
-    "tenants", "deployments", "dead-letters", "users", "roles:read", "credentials", "audit:read", "billing"
+    "tenants", "deployments", "dead-letters", "users", "roles:read", "credentials", "audit:read", "billing", "settings"
 )
 PLATFORM_ADMINISTRATOR = "super_admin"
 """The role of those of whom the platform always has one."""
 PLATFORM_ROLES: Roles = {
     PLATFORM_ADMINISTRATOR: _PLATFORM_ADMIN | _scopes("roles"),
     "platform_admin": _PLATFORM_ADMIN,
-    "support": _scopes("tenants:read", "deployments:read", "dead-letters", "users:read", "audit:read"),
-    "readonly": _scopes("tenants:read", "deployments:read", "dead-letters:read", "users:read", "billing:read"),
+    "support": _scopes("tenants:read", "deployments:read", "dead-letters", "users:read", "audit:read", "settings:read"),
+    "readonly": _scopes(
+        "tenants:read", "deployments:read", "dead-letters:read", "users:read", "billing:read", "settings:read"
+    ),
 }
 """Of the platform's own users."""
 
 TENANT_ADMINISTRATOR = "tenant_admin"
 """The role of those of whom a tenant always has one."""
 _TENANT_ADMIN = _scopes(
-    "customers", "billing", "deployments:read", "events:read", "webhooks", "users", "roles", "credentials", "audit:read"
+    *("customers", "billing", "deployments:read", "events:read", "webhooks", "users", "roles", "credentials"),
+    *("audit:read", "settings"),
 )
 TENANT_ROLES: Roles = {
     TENANT_ADMINISTRATOR: _TENANT_ADMIN,
     "manager": _scopes(
-        "customers", "billing", "deployments:read", "events:read", "webhooks:read", "users:read", "roles:read"
+        *("customers", "billing", "deployments:read", "events:read", "webhooks:read", "users:read", "roles:read"),
+        "settings:read",
     ),
     "support": _scopes("customers", "billing:read", "events:read"),
     "sales": _scopes("customers", "billing:read"),

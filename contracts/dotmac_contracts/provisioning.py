@@ -7,6 +7,7 @@ from pydantic import Field
 from dotmac_contracts import topics
 from dotmac_contracts.envelope import Event, Tombstone
 from dotmac_contracts.tenant import Target
+from dotmac_contracts.workspace import WorkspaceParameters
 
 
 class _Deployment(Event):
@@ -46,6 +47,7 @@ class WorkspaceRequested(OfWorkspace, topic=topics.PROVISIONING_DEPLOYMENT):
     currency: str = Field(description="ISO 4217 code.", examples=["USD"])
     country: str = Field(description="ISO 3166-1 alpha-2 code.", examples=["US"])
     time_zone: str = Field(description="IANA time zone.", examples=["America/New_York"])
+    parameters: WorkspaceParameters | None = Field(default=None, description="How to prepare it.")
 
 
 class WorkspaceRemovalRequested(OfWorkspace, topic=topics.PROVISIONING_DEPLOYMENT):

@@ -1,7 +1,7 @@
 """Events of the management platform."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field
@@ -10,6 +10,7 @@ from dotmac_contracts import topics
 from dotmac_contracts.departure import DataDeleted, DataExported
 from dotmac_contracts.envelope import Event, Tombstone
 from dotmac_contracts.quota import Quotas, QuotaThreshold
+from dotmac_contracts.workspace import WorkspaceParameters
 
 Target = Literal["pooled"]
 
@@ -168,6 +169,39 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     instances: int | None = Field(
         default=None, description="How many instances of each service the tenant is to have.", examples=[2]
     )
+    template_id: UUID | None = Field(default=None, description="The template that it was ordered by.")
+    parameters: WorkspaceParameters | None = Field(default=None, description="How to prepare the tenant's workspaces.")
+
+
+class _Template(Event):
+    template_id: UUID = Field(description="The template.")
+    tenant_id: UUID = Field(description="The platform's tenant.")
+    name: str = Field(description="Its name.", examples=["rural fiber"])
+
+
+class _TemplateAsItIs(_Template):
+    description: str | None = Field(default=None, description="What it is for.", examples=["For small ISPs"])
+    target: str = Field(description="Where tenants are deployed to by it.", examples=["pooled"])
+    plan: str | None = Field(default=None, description="The plan that they get; none leaves them theirs.")
+    parameters: dict[str, Any] = Field(
+        description="By name, what an order may say otherwise, as it is where the order says nothing.",
+        examples=[{"payment_terms_days": 30}],
+    )
+    changed_by: str = Field(description="By whom: the subject of the access token.")
+
+
+class DeploymentTemplateCreated(_TemplateAsItIs, topic=topics.TENANT_DEPLOYMENT_TEMPLATE):
+    """A template of deployments was made."""
+
+
+class DeploymentTemplateUpdated(_TemplateAsItIs, topic=topics.TENANT_DEPLOYMENT_TEMPLATE):
+    """A template of deployments changed; all fields are the present ones."""
+
+
+class DeploymentTemplateDeleted(_Template, topic=topics.TENANT_DEPLOYMENT_TEMPLATE):
+    """A template of deployments is gone; what was deployed by it stays."""
+
+    deleted_by: str = Field(description="By whom: the subject of the access token.")
 
 
 class _DeploymentTransition(Event):
@@ -408,6 +442,37 @@ class SignInFailed(_Session, topic=topics.TENANT_SESSION):
     reason: str = Field(description="`password`, `code` (of the second factor) or another.", examples=["password"])
     failures: int = Field(description="How many attempts in a row were not right, with this one.", examples=[3])
     locked_seconds: int = Field(description="For how long nobody can sign in by this name.", examples=[0])
+
+
+class _Settings(Event):
+    settings_id: UUID = Field(description="The tenant's settings of the category.")
+    tenant_id: UUID = Field(description="The tenant; for the platform's own settings zero.")
+    category: str = Field(description="`billing`, `branding`, `notifications`; more may come.", examples=["billing"])
+    values: dict[str, int | str] = Field(
+        description="By name, those that are not left at their defaults, and no secret ones.",
+        examples=[{"payment_terms_days": 30}],
+    )
+
+
+class SettingsChanged(_Settings, topic=topics.TENANT_SETTINGS):
+    """Settings changed. Of those that are secret it is told that they are set, and never what they are."""
+
+    changed: list[str] = Field(description="The names of those that changed.", examples=[["payment_terms_days"]])
+    secrets: list[str] = Field(description="The names of secret ones that are set.", examples=[["smtp_password"]])
+    changed_by: str = Field(description="By whom: the subject of the access token.")
+
+
+class SettingsSnapshot(_Settings, topic=topics.TENANT_SETTINGS_SNAPSHOT):
+    """A tenant's settings of a category as they are now; what was told of them before need not be known."""
+
+    updated_at: datetime = Field(description="When they last changed, in UTC.")
+
+
+class SettingsSnapshotRemoved(Tombstone, topic=topics.TENANT_SETTINGS_SNAPSHOT):
+    """A tenant has left the platform, and its settings are deleted: forget them too."""
+
+    settings_id: UUID = Field(description="The tenant's settings of a category.")
+    tenant_id: UUID = Field(description="The tenant.")
 
 
 class TenantDataExported(DataExported, topic=topics.TENANT_DEPARTURE):

@@ -50,6 +50,9 @@ TENANT_SNAPSHOT = Topic(
 TENANT_DEPLOYMENT = Topic(
     "tenant.deployment.v1", "tenant", "deployment_id", "Deployments that the management platform asks for."
 )
+TENANT_DEPLOYMENT_TEMPLATE = Topic(
+    "tenant.deployment-template.v1", "tenant", "template_id", "Templates by which tenants are deployed."
+)
 TENANT_USER = Topic("tenant.user.v1", "tenant", "user_id", "Users of tenants.")
 TENANT_SIGN_UP = Topic("tenant.sign-up.v1", "tenant", "sign_up_id", "ISPs that sign up by themselves.")
 TENANT_API_KEY = Topic("tenant.api-key.v1", "tenant", "api_key_id", "API keys of users.")
@@ -63,6 +66,14 @@ TENANT_SESSION = Topic(
     "user_id",
     "Sign-ins, and access tokens that were revoked, kept longer than any token lives.",
     retention_ms=_DAY_MS,
+)
+TENANT_SETTINGS = Topic("tenant.settings.v1", "tenant", "settings_id", "Settings of tenants, by category.")
+TENANT_SETTINGS_SNAPSHOT = Topic(
+    "tenant.settings-snapshot.v1",
+    "tenant",
+    "settings_id",
+    "Settings of tenants as they are now, each category whole.",
+    compacted=True,
 )
 PROVISIONING_DEPLOYMENT = Topic(
     "provisioning.deployment.v1",
@@ -146,12 +157,15 @@ ALL: tuple[Topic, ...] = (
     TENANT,
     TENANT_SNAPSHOT,
     TENANT_DEPLOYMENT,
+    TENANT_DEPLOYMENT_TEMPLATE,
     TENANT_USER,
     TENANT_ROLE,
     TENANT_SIGN_UP,
     TENANT_API_KEY,
     TENANT_SERVICE_ACCOUNT,
     TENANT_SESSION,
+    TENANT_SETTINGS,
+    TENANT_SETTINGS_SNAPSHOT,
     PROVISIONING_DEPLOYMENT,
     PROVISIONING_ROUTE_SNAPSHOT,
     PROVISIONING_DRIFT,

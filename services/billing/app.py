@@ -6,7 +6,7 @@ from chassis.messaging.subscription import Subscription
 from chassis.service import Microservice, Service
 from chassis.worker import Worker
 from services.billing.api import catalogue, invoicing
-from services.billing.consumers import customers, departures, meter, snapshots, tenants, workspaces
+from services.billing.consumers import customers, departures, meter, settings, snapshots, tenants, workspaces
 from services.billing.use_cases.prepare_platform import prepare
 from services.billing.use_cases.run_billing import BillingRuns
 
@@ -17,6 +17,7 @@ def _subscriptions(service: Service) -> Sequence[Subscription]:
         customers.subscription(service),
         snapshots.SNAPSHOTS.subscription(service),
         departures.subscription(service),
+        settings.subscription(),
     ]
     if service.settings.dedicated_to is not None:
         return every

@@ -1,7 +1,18 @@
 """The tenant service, wired."""
 
 from chassis.service import Microservice
-from services.tenant.api import auth, credentials, roles, second_factor, sessions, sign_ups, tenants, users
+from services.tenant.api import (
+    auth,
+    credentials,
+    roles,
+    second_factor,
+    sessions,
+    settings,
+    sign_ups,
+    templates,
+    tenants,
+    users,
+)
 from services.tenant.consumers import departures, deployments, snapshots
 from services.tenant.use_cases.bootstrap import bootstrap
 
@@ -18,10 +29,13 @@ MICROSERVICE = Microservice(
         roles.router,
         credentials.router,
         sign_ups.router,
+        settings.router,
+        templates.router,
     ],
     subscriptions=lambda service: [
         deployments.subscription(service),
         snapshots.SNAPSHOTS.subscription(service),
+        snapshots.SETTINGS_SNAPSHOTS.subscription(service),
         departures.subscription(service),
     ],
     prepare=bootstrap,

@@ -26,6 +26,7 @@ _PLATFORM = "00000000-0000-0000-0000-000000000000"
 AGGREGATES = {
     "tenant.tenant.v1": ("tenant", "tenant", "tenant_id"),
     "tenant.user.v1": ("tenant", "app_user", "user_id"),
+    "tenant.settings.v1": ("tenant", "settings", "settings_id"),
     "provisioning.deployment.v1": ("provisioning", "deployment", "deployment_id"),
     "customer.customer.v1": ("customer", "customer", "customer_id"),
     "customer.workspace.v1": ("customer", "workspace", "tenant_id"),
@@ -75,6 +76,7 @@ AUDITED = (
 HANDLED: dict[str, tuple[tuple[str, ...], set[str] | None]] = {
     "integration-audit": (AUDITED, None),
     "tenant-snapshots": (("tenant.tenant.v1",), _TENANT),
+    "tenant-settings-snapshots": (("tenant.settings.v1",), {"SettingsChanged"}),
     "customer-snapshots": (("customer.customer.v1",), _CUSTOMER),
     "billing-snapshots": (("billing.subscription.v1",), _SUBSCRIPTION),
     "integration": (tuple(FEED), set[str]().union(*FEED.values())),
@@ -94,6 +96,10 @@ HANDLED: dict[str, tuple[tuple[str, ...], set[str] | None]] = {
     "customer-quotas": (("tenant.tenant-snapshot.v1",), {"TenantSnapshot", "TenantSnapshotRemoved"}),
     "billing-workspaces": (("provisioning.deployment.v1",), {"WorkspaceRequested", "WorkspaceRemovalRequested"}),
     "billing-customers": (("customer.customer.v1",), _CUSTOMER),
+    "billing-settings": (
+        ("tenant.settings-snapshot.v1",),
+        {"SettingsSnapshot", "SettingsSnapshotRemoved"},
+    ),
     "billing-tenants": (("tenant.tenant-snapshot.v1",), {"TenantSnapshot", "TenantSnapshotRemoved"}),
     "provisioning": (
         ("tenant.deployment.v1", "tenant.user.v1", "customer.workspace.v1", "billing.workspace.v1"),
@@ -131,7 +137,11 @@ WORK = {
 """What a service still has to do besides events."""
 
 _TABLES = {
-    "tenant": {"tenant": "tenant_id, version", "app_user": "tenant_id, user_id, version"},
+    "tenant": {
+        "tenant": "tenant_id, version",
+        "app_user": "tenant_id, user_id, version",
+        "settings": "tenant_id, settings_id, version",
+    },
     "provisioning": {"deployment": "tenant_id, deployment_id, version, status"},
     "customer": {"workspace": "tenant_id, version", "customer": "tenant_id, customer_id, version, status"},
     "billing": {

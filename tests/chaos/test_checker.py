@@ -33,7 +33,8 @@ class Garden:
     def event(self, kind: str, apart_from: str | None = None) -> Event:
         """Return an event of a type that nothing was planted on, of any tenant but one."""
         events = (it for it in self._events.values() if it.type == kind and it.tenant != apart_from)
-        found = next(it for it in events if it.key not in self._used)
+        found = next((it for it in events if it.key not in self._used), None)
+        assert found is not None, f"there is no {kind} left to plant a fault on"
         self._used.add(found.key)
         return found
 

@@ -71,6 +71,12 @@ async def settle_in(isp: Tenant) -> None:
         "method": "cash",
     }
     (await isp.api.send("POST", f"{V1}/payments", payment, headers={"Idempotency-Key": isp.id})).expect(201)
+    for category, settings in (
+        ("billing", {"payment_terms_days": 30}),
+        ("notifications", {"smtp_user": isp.slug, "smtp_password": "correct horse"}),
+    ):
+        path, match = f"{V1}/settings/{category}", {"If-Match": "*"}
+        (await isp.api.send("PATCH", path, settings, headers=match)).expect(200)
 
 
 def exported(stack: Stack, tenant: str, deployment: str) -> Path:

@@ -27,7 +27,13 @@ from dotmac_contracts.customer import CustomerSnapshot, CustomerUpdated
 from dotmac_contracts.envelope import Envelope, Event, Tombstone, decode
 from dotmac_contracts.provisioning import DataDeletionRequested
 from dotmac_contracts.tenant import TenantSnapshot
-from dotmac_contracts.topics import BILLING_SUBSCRIPTION_SNAPSHOT, CUSTOMER_SNAPSHOT, TENANT_SNAPSHOT, Topic
+from dotmac_contracts.topics import (
+    BILLING_SUBSCRIPTION_SNAPSHOT,
+    CUSTOMER_SNAPSHOT,
+    TENANT_SETTINGS_SNAPSHOT,
+    TENANT_SNAPSHOT,
+    Topic,
+)
 from services.customer.consumers import departures, snapshots
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
@@ -41,7 +47,7 @@ V1 = "/api/v1"
 
 
 Records = Sequence["ConsumerRecord[bytes, bytes]"]
-TOPICS = (TENANT_SNAPSHOT, CUSTOMER_SNAPSHOT, BILLING_SUBSCRIPTION_SNAPSHOT)
+TOPICS = (TENANT_SNAPSHOT, CUSTOMER_SNAPSHOT, BILLING_SUBSCRIPTION_SNAPSHOT, TENANT_SETTINGS_SNAPSHOT)
 
 
 def places(topic: Topic) -> list[TopicPartition]:
@@ -161,7 +167,7 @@ async def test_nothing_is_known_of_a_tenant_that_left(stack: Stack, public: Api,
     async def all_told() -> bool:
         for topic in TOPICS:
             told[topic], _ = await known(stack, topic, isp.id)
-        return [len(told[topic]) for topic in TOPICS] == [1, 2, 1]
+        return [len(told[topic]) for topic in TOPICS] == [1, 2, 1, 2]
 
     await eventually(all_told)
     await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0)
@@ -305,7 +311,7 @@ async def test_all_there_is_is_told_anew(stack: Stack, public: Api, platform: Ap
     await done(platform, stack, left.id, operation="deprovision", grace_seconds=0)
     await all_handled(stack.kafka)
     before = {topic: await ends(stack, topic) for topic in TOPICS}
-    for topic, table in zip(TOPICS, ("tenant", "customer", "subscription"), strict=True):
+    for topic, table in zip(TOPICS, ("tenant", "customer", "subscription", "settings"), strict=True):
         said = await command(stack, topic.owner)
         await published(stack)
         told = {}

@@ -44,6 +44,7 @@ OF_BOTH = tuple(
     f"{V1}/{name}"
     for name in (
         *("users", "invitations", "roles", "built-in-roles", "api-keys", "service-accounts", "audit-entries"),
+        "settings",
         *("billing-workspace", "billing-accounts", "plans", "subscriptions", "billing-runs", "invoices", "payments"),
     )
 )

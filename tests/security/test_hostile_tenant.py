@@ -31,6 +31,8 @@ _VARYING = {"date", "x-request-id", "traceparent", "x-response-time", "x-ratelim
 """Headers that differ between any two answers, and tell of the caller alone."""
 _FORBIDDEN = ("tenant_id", "sign_up_id", "letter_id")
 """Ids of what is the platform's affair: a tenant has no scope for it, and gets 403 whatever the id is."""
+_NAMES = {"category"}
+"""In paths, what is called the same with every tenant and has no id: test_settings tries whose it is."""
 _STREAMS = {f"{V1}/events", f"{V1}/audit-entries/export"}
 """Read by tests of their own."""
 _MONEY = {"amount_minor": 1, "currency": "USD"}
@@ -82,6 +84,8 @@ async def victim(stack: Stack, public: Api, platform: Api, isp: Tenant) -> Async
         payment = await made("/payments", {"account_id": account, "amount": _MONEY, "method": "cash"})
         allowed = {"name": mark, "scopes": ["customers:read"]}
         described = {**allowed, "description": secret}
+        settings = {"display_name": secret, "website": f"https://{mark}.example/"}
+        (await api.send("PATCH", f"{V1}/settings/branding", settings, headers={"If-Match": "*"})).expect(200)
         role, program = await made("/roles", described), await made("/service-accounts", described)
         own = api.as_(await sign_in(public, isp.administrator, PASSWORD, isp.slug))
         key = (await own.send("POST", f"{V1}/api-keys", {**allowed, "name": secret})).expect(201)
@@ -241,6 +245,8 @@ async def test_what_is_anothers_is_answered_as_what_is_not_there(public: Api, vi
     attempts = []
     for method, template, _ in await operations(public):
         names = re.findall(r"{(\w+)}", template)
+        if {*names} & _NAMES:
+            continue
         assert victim.ids.keys() >= {*names}, f"{method} {template} has an id that is not tried here"
         attempts += [tried(method, template, names, claim) for claim in CLAIMS if names]
     assert len(attempts) >= 80

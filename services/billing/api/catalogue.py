@@ -32,7 +32,9 @@ from services.billing.api.models import (
     SubscriptionView,
     WorkspaceView,
 )
+from services.billing.domain.terms import terms
 from services.billing.tables import prices
+from services.billing.use_cases.keep_settings import invoicing
 from services.billing.use_cases.subscribe import Order, subscribe
 
 router = APIRouter(prefix="/api/v1", tags=["Plans and subscriptions"])
@@ -45,11 +47,12 @@ async def get_billing_workspace(service: CurrentService, who: Reader) -> Respons
     """Read the tenant's workspace."""
     async with service.db.for_tenant(who.tenant_id) as tx:
         row = await tx.fetchrow(
-            "select tenant_id, currency, time_zone, created_at from workspace where removed_at is null"
+            "select tenant_id, currency, time_zone, invoice_prefix, created_at from workspace where removed_at is null"
         )
-    if row is None:
-        raise NotFound("workspace of", who.tenant_id)
-    return json(WorkspaceView(**dict(row)))
+        if row is None:
+            raise NotFound("workspace of", who.tenant_id)
+        days = terms((await invoicing(tx, who.tenant_id)).payment_terms_days)
+    return json(WorkspaceView(**dict(row), payment_terms_days=days))
 
 
 @router.get("/billing-accounts", response_model=Page[AccountView])

@@ -274,4 +274,6 @@ class WorkspaceView(BaseModel):
     tenant_id: UUID
     currency: str
     time_zone: str
+    invoice_prefix: str = Field(description="What the numbers of invoices begin with.")
+    payment_terms_days: int = Field(description="Within how many days invoices are to be paid that are issued now.")
     created_at: datetime

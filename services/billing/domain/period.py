@@ -35,6 +35,10 @@ def charge(price: Money, period: Period, started_on: date, cancelled_on: date | 
     return price if days == period.days else price.multiply_ratio(days, period.days)
 
 
-def invoice_number(number: int) -> str:
+INVOICE_PREFIX = "INV"
+"""What numbers of invoices begin with, where the deployment said nothing else."""
+
+
+def invoice_number(number: int, prefix: str = INVOICE_PREFIX) -> str:
     """Return the number of the nth invoice, as in `INV-000001`."""
-    return f"INV-{number:06d}"
+    return f"{prefix}-{number:06d}"

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from functools import reduce
 from itertools import groupby
 from operator import add
@@ -21,11 +21,12 @@ from dotmac_contracts.billing import InvoiceIssued
 from dotmac_contracts.money import Money as MoneyData
 from services.billing import metrics
 from services.billing.domain.period import Period, charge, invoice_number
+from services.billing.domain.terms import due_on
+from services.billing.use_cases.keep_settings import invoicing
 
 CHUNK = 2000
 """Subscriptions that a step bills, and what more the last of their accounts has."""
 _NONE = UUID(int=0)
-_DAYS_TO_PAY = timedelta(days=14)
 
 # Subscriptions to bill in the period, with all of an account's or none (`with ties`), of accounts that come after the
 # last one done and have no invoice for it yet. Tables that were just filled have no statistics, so a wrong index must
@@ -161,7 +162,8 @@ async def _decided(
     if not rows:
         return None
     now = service.clock.now()
-    due_on = now.date() + _DAYS_TO_PAY
+    how = await invoicing(tx, tenant_id)
+    due = due_on(now.date(), how.payment_terms_days)
     invoices: list[tuple[UUID, UUID, UUID, str, int, str]] = []
     lines: list[tuple[UUID, int, UUID, str, int, int | None]] = []
     active = await _active_customers(tx, rows, period)
@@ -182,7 +184,8 @@ async def _decided(
                 lines.append((invoice_id, len(amounts), *facts))
         total = reduce(add, amounts)  # which refuses to mix currencies
         customer_id = subscriptions[0]["customer_id"]
-        invoices.append((invoice_id, account_id, customer_id, invoice_number(number), total.amount_minor, currency))
+        written = invoice_number(number, how.invoice_prefix)
+        invoices.append((invoice_id, account_id, customer_id, written, total.amount_minor, currency))
     await asyncio.sleep(0)  # whoever shares the process has its turn
     issued = [
         InvoiceIssued(
@@ -194,14 +197,14 @@ async def _decided(
             period_start=period.start,
             period_end=period.end,
             issued_at=now,
-            due_on=due_on,
+            due_on=due,
             total=MoneyData(amount_minor=total_minor, currency=currency),
         )
         for invoice_id, account_id, customer_id, number, total_minor, currency in invoices
     ]
     events = await prepare([Outgoing(event, 1) for event in issued], source=service.source, clock=service.clock)
     last_account = rows[-1]["account_id"]
-    return _Chunk(run, after_number, last_account, now, due_on, invoices, lines, events)
+    return _Chunk(run, after_number, last_account, now, due, invoices, lines, events)
 
 
 async def _active_customers(tx: Transaction, rows: Sequence[Any], period: Period) -> dict[UUID, int]:

@@ -10,7 +10,13 @@ from dotmac_contracts.billing import BillingWorkspaceRemoved
 from dotmac_contracts.customer import CustomerWorkspaceRemoved
 from dotmac_contracts.envelope import EVENTS, Event
 from dotmac_contracts.integration import WebhookEndpointDeleted
-from dotmac_contracts.tenant import AdministratorRemoved, RoleDeleted, ServiceAccountDeleted, UserDeleted
+from dotmac_contracts.tenant import (
+    AdministratorRemoved,
+    DeploymentTemplateDeleted,
+    RoleDeleted,
+    ServiceAccountDeleted,
+    UserDeleted,
+)
 from services.integration.use_cases.record_entries import record_entries, resource_type
 
 # Snapshots tell nothing that was not told before.
@@ -23,6 +29,7 @@ _ENDS = frozenset(
         AdministratorRemoved,
         BillingWorkspaceRemoved,
         CustomerWorkspaceRemoved,
+        DeploymentTemplateDeleted,
         RoleDeleted,
         ServiceAccountDeleted,
         UserDeleted,

@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -21,6 +21,7 @@ from chassis.ids import made_at
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from chassis.service import Service
+from dotmac_contracts.workspace import WorkspaceParameters
 from services.provisioning.domain.saga import Unknown
 from services.provisioning.tables import COLUMNS
 from services.provisioning.targets import TARGETS
@@ -75,9 +76,19 @@ class DeploymentView(RowView):
     failed_step: str | None
     reason: str | None = Field(description="Why it failed.")
     steps: list[StepView]
+    template_id: UUID | None = Field(description="The template that it was ordered by.")
+    parameters: WorkspaceParameters | None = Field(description="How workspaces are prepared, where it says so.")
     version: int
     created_at: datetime
     updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        request = row["request"]
+        ordered = {name: request.get(name) for name in ("template_id", "parameters")}
+        return cls(
+            id=row[cls.KEY], **ordered, **{name: row[name] for name in cls.model_fields.keys() - {"id", *ordered}}
+        )
 
 
 class PlannedStepView(BaseModel):

@@ -171,7 +171,7 @@ def _event(command: Command, row: Any, saga: Saga) -> Event | None:
             where = {name: request.get(name) for name in ("target", "dedicated_target")}
             return DeploymentStarted(**ids, **where, operation=saga.operation)
         case Command.REQUEST_WORKSPACES:
-            return WorkspaceRequested(**ids, **whose, **place)
+            return WorkspaceRequested(**ids, **whose, **place, parameters=request.get("parameters"))
         case Command.REQUEST_ADMINISTRATOR:
             return AdministratorRequested(**ids, email=request["administrator_email"])
         case Command.REMOVE_WORKSPACES:

@@ -1,18 +1,23 @@
 """Shapes of requests and answers."""
 
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, StrictBool, model_validator
 
 from chassis.http.fields import PLAIN, Country, Currency, Email, ShortText, Text, TimeZone, Whole, only_a_number
 from chassis.http.models import RowView, Strict
 from services.tenant.domain.plans import PlanCode
+from services.tenant.domain.settings import PAYMENT_TERMS, SETTINGS
+from services.tenant.domain.templates import MOST_PLANS, PLAN_CODE_PATTERN, PREFIX_PATTERN, PRICE
 from services.tenant.domain.tenant import Operation, Target
+from services.tenant.domain.values import Kind, Number
+from services.tenant.use_cases.change_settings import Kept
 from services.tenant.use_cases.invite import Invitation
 
 Slug = Annotated[str, Field(min_length=3, max_length=40, pattern="^[a-z][a-z0-9-]{1,38}[a-z0-9]$", examples=["acme"])]
+Description = Annotated[str, Field(max_length=500, pattern=PLAIN)]
 
 
 class TenantRegistration(Strict):
@@ -74,6 +79,92 @@ class DeploymentOrder(Strict):
     tenant_id: UUID
 
 
+class StarterPlanData(Strict):
+    """A plan that an ISP has to begin with."""
+
+    code: Annotated[str, Field(pattern=PLAN_CODE_PATTERN, min_length=1, max_length=40, examples=["FIBER"])]
+    name: Text
+    price_minor: Whole = Field(
+        ge=PRICE.minimum, le=PRICE.maximum, description="A month, in minor units of the tenant's currency."
+    )
+
+
+class TemplateParameters(Strict):
+    """Parameters of a deployment. What a template does not name it does not have, and what an order does not stays."""
+
+    payment_terms_days: Whole = Field(
+        default_factory=int,
+        ge=PAYMENT_TERMS.minimum,
+        le=PAYMENT_TERMS.maximum,
+        description="Becomes the tenant's setting: days from an invoice's issue to the day it is due.",
+    )
+    invoice_prefix: str = Field(
+        default_factory=str,
+        min_length=1,
+        max_length=10,
+        pattern=PREFIX_PATTERN,
+        description="What the numbers of its invoices begin with.",
+        examples=["ACME"],
+    )
+    starter_plans: list[StarterPlanData] = Field(
+        default_factory=list, max_length=MOST_PLANS, description="The plans that it has to begin with."
+    )
+
+    def given(self) -> dict[str, Any]:
+        """Return those that are named."""
+        return self.model_dump(exclude_unset=True)
+
+
+class TemplateData(Strict):
+    """A template of deployments: what tenants are deployed by it get, and what of it an order may say otherwise."""
+
+    name: ShortText
+    description: Description | None = None
+    target: Target = Target.POOLED
+    plan: PlanCode | None = Field(default=None, description="The plan that they get; null leaves them theirs.")
+    parameters: TemplateParameters = Field(default_factory=TemplateParameters)
+
+
+class TemplateChange(Strict):
+    """The fields to change; parameters are changed as a whole, and null clears description and plan."""
+
+    name: ShortText = Field(default_factory=str)
+    description: Description | None = None
+    target: Target = Field(default_factory=lambda: Target.POOLED)
+    plan: PlanCode | None = None
+    parameters: TemplateParameters = Field(default_factory=TemplateParameters)
+
+
+class TemplateView(RowView):
+    """A template of deployments."""
+
+    KEY = "template_id"
+
+    id: UUID
+    name: str
+    description: str | None
+    target: str
+    plan: str | None
+    parameters: dict[str, Any] = Field(description="By name, what an order may say otherwise.")
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class PreviewData(Strict):
+    """What an order would say otherwise."""
+
+    parameters: TemplateParameters = Field(default_factory=TemplateParameters)
+
+
+class DeploymentPreview(BaseModel):
+    """What an order by a template would have deployed."""
+
+    target: str
+    plan: str | None
+    parameters: dict[str, Any]
+
+
 class OperationOrder(Strict):
     """What is to be done with a tenant; by default it is deployed."""
 
@@ -92,6 +183,12 @@ class OperationOrder(Strict):
     )
     instances: Annotated[int, Field(ge=1, le=8), BeforeValidator(only_a_number)] | None = Field(
         default=None, description="To how many instances of each service to scale."
+    )
+    template_id: UUID | None = Field(
+        default=None, description="The template to deploy by, which says where to, and which plan the tenant gets."
+    )
+    parameters: TemplateParameters | None = Field(
+        default=None, description="What is to be otherwise than the template says, of what it has parameters for."
     )
 
     @model_validator(mode="after")
@@ -136,7 +233,6 @@ Scope = Annotated[
     str, Field(min_length=6, max_length=60, pattern="^[a-z-]+:(read|write)$", examples=["customers:read"])
 ]
 Scopes = Annotated[list[Scope], Field(max_length=100)]
-Description = Annotated[str, Field(max_length=500, pattern=PLAIN)]
 
 
 class UserInvitation(Strict):
@@ -390,3 +486,74 @@ class Approved(BaseModel):
 
     tenant: TenantView
     invitation: UserInvitationView
+
+
+class SettingsChange(RootModel[dict[str, Any]]):
+    """Settings by their names; null sets one back to its default."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "additionalProperties": {"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]},
+            "examples": [{"payment_terms_days": 30}],
+        }
+    )
+
+
+def _shown(kind: Kind) -> dict[str, Any]:
+    if isinstance(kind, Number):
+        return {"type": "integer", "minimum": kind.minimum, "maximum": kind.maximum}
+    return {"type": "string", "max_length": kind.most}
+
+
+class SettingView(BaseModel):
+    """A setting: what it is, and what it may be."""
+
+    name: str
+    description: str
+    type: str = Field(description="integer or string")
+    minimum: int | None = None
+    maximum: int | None = None
+    max_length: int | None = None
+    default: int | str | None
+    value: int | str | None = Field(description="What it is now; null where it is nothing, or secret.")
+    secret: bool = Field(description="Whether its value is kept sealed, and shown to nobody.")
+    is_set: bool = Field(description="Whether it is not left at its default.")
+
+
+class SettingsOfCategory(BaseModel):
+    """The settings of a category."""
+
+    category: str
+    description: str
+    version: int = Field(description="How often they were changed.")
+    updated_at: datetime | None
+    settings: list[SettingView]
+
+    @classmethod
+    def of(cls, name: str, kept: Kept) -> "SettingsOfCategory":
+        category = SETTINGS[name]
+        views = [
+            SettingView(
+                name=each,
+                description=setting.description,
+                **_shown(setting.kind),
+                default=setting.default,
+                value=None if setting.secret else kept.given.get(each, setting.default),
+                secret=setting.secret,
+                is_set=each in kept.secrets if setting.secret else each in kept.given,
+            )
+            for each, setting in category.settings.items()
+        ]
+        return cls(
+            category=name,
+            description=category.description,
+            version=kept.version,
+            updated_at=kept.updated_at,
+            settings=views,
+        )
+
+
+class SettingsView(BaseModel):
+    """A tenant's settings."""
+
+    items: list[SettingsOfCategory]

@@ -35,7 +35,7 @@ from services.tenant.domain.tenant import Profile, Refused, Status
 from services.tenant.tables import TENANT_COLUMNS
 from services.tenant.use_cases.invite import invite_administrator
 from services.tenant.use_cases.register_tenant import register_tenant
-from services.tenant.use_cases.request_deployment import request_deployment
+from services.tenant.use_cases.request_deployment import Asked, request_deployment
 from services.tenant.use_cases.update_tenant import update_tenant
 
 _ANY_STATUS = f"^({'|'.join(Status)})$"
@@ -140,10 +140,15 @@ _FOLLOWED: dict[int | str, dict[str, Any]] = {
 }
 
 
+def _asked(body: OperationOrder) -> Asked:
+    facts = body.model_dump(exclude={"parameters"})
+    return Asked(**facts, parameters=None if body.parameters is None else body.parameters.given())
+
+
 async def _order(request: Request, service: Service, who: Principal, tenant_id: UUID, body: OperationOrder) -> Response:
     async def order(tx: Transaction) -> Response:
         try:
-            deployment_id = await request_deployment(tx, service, tenant_id, who.subject, **body.model_dump())
+            deployment_id = await request_deployment(tx, service, tenant_id, who.subject, _asked(body))
         except Refused as error:
             raise Problem(409, "wrong-state", f"It can't be done now: {error}.") from error
         accepted = DeploymentAccepted(deployment_id=deployment_id, tenant_id=tenant_id)
@@ -165,6 +170,8 @@ async def deploy_tenant(
     upgrade, scale, roll_back: the instances that a tenant has of its own are replaced, without a request lost, by
     others of a release, by more or fewer, or by such as they were before the last of these.
     deprovision: nobody uses it any more; after the grace its data is written down, deleted, and counted. One at a time.
+
+    To deploy by a template, name it, and the parameters that are to be otherwise than it says.
     """
     return await _order(request, service, who, tenant_id, body)
 

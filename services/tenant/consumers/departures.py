@@ -5,6 +5,7 @@ from chassis.messaging.subscription import Subscription
 from chassis.service import Service
 from dotmac_contracts import topics
 from dotmac_contracts.tenant import TenantDataDeleted, TenantDataExported
+from services.tenant.consumers.snapshots import SETTINGS_SNAPSHOTS
 
 
 def subscription(service: Service) -> Subscription:
@@ -13,6 +14,7 @@ def subscription(service: Service) -> Subscription:
         service,
         TenantDataExported,
         TenantDataDeleted,
+        snapshots=SETTINGS_SNAPSHOTS,  # a tenant itself is taken back when it is deprovisioned
         # What the platform itself knows of it: that it was there, and what was done with it.
         kept_tables=("tenant", "tenant_transition", "deployment_order"),
         kept_topics=(topics.TENANT, topics.TENANT_SNAPSHOT, topics.TENANT_DEPLOYMENT),
