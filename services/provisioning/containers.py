@@ -254,6 +254,7 @@ class Containers:
             "Env": [f"{key}={value}" for key, value in told.items()],
             "Labels": {**self._labels(tenant_id), _PART: part},
             "ExposedPorts": {f"{port}/tcp": {}},
+            "Healthcheck": {"Test": ["NONE"]},  # a process every few seconds, of which nobody takes notice
             "HostConfig": {
                 "NetworkMode": _name(tenant_id),
                 "PortBindings": published,
