@@ -59,9 +59,11 @@ test-chaos: .venv/.installed ## Crash and cut off everything under load (ROUNDS=
 	@ROUNDS=$(ROUNDS) SEED=$(SEED) BEHIND=$(BEHIND) OUTAGE=$(OUTAGE) $(BIN)/python -m pytest tests/chaos
 
 test-containers: .venv/.installed image ## Run the tests on PostgreSQL and Kafka in containers
-	@# Whose servers they are makes no difference to where provisioning is killed or fails; those tests take 15 minutes.
-	@STACK_SERVERS=testcontainers $(BIN)/python -m pytest tests/integration tests/containers \
-		--ignore tests/integration/test_operation_crashes.py --ignore tests/integration/test_operation_failures.py
+	@# Whose servers they are makes no difference to where provisioning is killed or fails, nor to what runs in processes;
+	@# those tests take 25 minutes, and run in `make test`.
+	@STACK_SERVERS=testcontainers $(BIN)/python -m pytest tests/integration tests/containers -k "not process" \
+		$(foreach kind,operation_crashes operation_failures deployment_crashes moves releases,\
+		--ignore tests/integration/test_$(kind).py)
 
 fuzz: .venv/.installed ## Send 20,000 made-up requests to every operation (REQUESTS=n SEED=n)
 	@$(BIN)/python -m tests.fuzz --requests $(REQUESTS) $(if $(SEED),--seed $(SEED))

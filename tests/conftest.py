@@ -1,6 +1,7 @@
 """One real platform for the whole run: Kafka, PostgreSQL, the services and the gateway."""
 
 import base64
+import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -76,7 +77,9 @@ async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIt
         postgres_url=stack_servers.postgres_url,
         kafka_servers=stack_servers.kafka,
     )
-    async with temporary("test", make) as running:
+    async with contextlib.AsyncExitStack() as afterwards, temporary("test", make) as running:
+        if containers:
+            afterwards.callback(servers.clear_away, running.installation)
         async with aiohttp.ClientSession() as session, session.get(f"{running.gateway_url}/openapi.json") as answer:
             document = await answer.json()
         for path, item in document["paths"].items():

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from docker.errors import DockerException, ImageNotFound
+from docker.errors import DockerException, ImageNotFound, NotFound
 from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
@@ -97,6 +97,18 @@ def why_no_containers() -> str | None:
     if wanted() == "environment":
         return "nobody says where Kafka is for containers"
     return None if own_address() else "this machine has no address that containers reach"
+
+
+def clear_away(installation: str) -> None:
+    """Remove what an installation that is stopped has left on the container engine."""
+    client, left = DockerClient().client, {"label": f"dotmac.installation={installation}"}
+    for container in client.containers.list(all=True, filters=left, ignore_removed=True):
+        container.remove(force=True, v=True)
+    for thing in (*client.networks.list(filters=left), *client.volumes.list(filters=left)):
+        thing.remove()
+    with contextlib.suppress(NotFound):  # if nobody left
+        client.volumes.get(f"dotmac-exports-{installation}").remove()
+    client.close()
 
 
 @contextlib.contextmanager

@@ -65,8 +65,12 @@ _CONNECT_SECONDS = 2.0
 _READY_SECONDS = 60.0
 _POLL_SECONDS, _POLLS = 0.05, 20
 _STOP_SECONDS = 20
+_AT_ONCE = 4
+"""Tenants whose containers are started at once: after the machine itself has started, it is all of them."""
 _FRESH_SECONDS = 1.0
 _NOT_FOUND, _CONFLICT = 404, 409
+_VERSIONS: dict[str, str] = {}
+"""What the engines speak, by address: some take half a second to say it, and run other programs to find out."""
 
 
 class Containers:
@@ -81,6 +85,7 @@ class Containers:
         self._seen: dict[UUID, dict[str, Instance]] = {}
         self._seen_at: float | None = None
         self._changes = 0
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def running(self) -> Mapping[UUID, Mapping[str, Instance]]:
         """Return what there is, those that ended as well; asked for often, the engine is not asked each time."""
@@ -99,7 +104,7 @@ class Containers:
         """Start containers of a tenant, the database first; the engine chooses their ports."""
         try:
             image = self._image(release)
-            async with self._engine() as docker:
+            async with self._turns, self._engine() as docker:
                 if DATABASE in parts:
                     await self._start_database(docker, tenant_id)
                 services = [part for part in parts if part != DATABASE]
@@ -170,11 +175,18 @@ class Containers:
             raise InstanceError("there is no container engine: DOCKER_HOST is not set")
         timeout = aiohttp.ClientTimeout(total=_ENGINE_SECONDS)
         try:
-            async with Docker(url=url, timeout=timeout) as docker:
-                yield docker
+            async with Docker(url=url, timeout=timeout, api_version=_VERSIONS.get(url, "auto")) as docker:
+                try:
+                    yield docker
+                finally:
+                    if docker.api_version != "auto":
+                        _VERSIONS[url] = docker.api_version
         except DockerError as error:
             raise InstanceError(f"the container engine refuses: {error.message}") from error
-        except (aiohttp.ClientError, *LOST, Refused) as error:
+        except aiohttp.ClientError as error:
+            _VERSIONS.pop(url, None)  # it may be another one when it is back
+            raise InstanceError(f"the container engine does not answer: {error}") from error
+        except (*LOST, Refused) as error:
             raise InstanceError(str(error) or repr(error)) from error
 
     async def _look(self, docker: Docker, labels: Mapping[str, str]) -> dict[UUID, dict[str, Instance]]:
@@ -255,6 +267,7 @@ class Containers:
             "Env": [f"{key}={value}" for key, value in told.items()],
             "Labels": {**self._labels(tenant_id), _PART: part},
             "ExposedPorts": {f"{port}/tcp": {}},
+            "Healthcheck": {"Test": ["NONE"]},  # a process every few seconds, of which nobody takes notice
             "HostConfig": {
                 "NetworkMode": _name(tenant_id),
                 "PortBindings": published,

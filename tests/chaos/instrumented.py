@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import asyncpg
+from aiodocker import Docker
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 
@@ -43,11 +44,16 @@ _STEPS_AT_TARGETS = {
     "choice": re.compile(r"\s*update instance set deployment_id\b"),
 }
 POINTS_AT_TARGETS = (
-    *(f"{when} {step}" for step in (*_STEPS_AT_TARGETS, "step commit") for when in ("before", "after")),
+    *(
+        f"{when} {step}"
+        for step in (*_STEPS_AT_TARGETS, "step commit", "engine change")
+        for when in ("before", "after")
+    ),
     "before migration",
 )
 """`definition`: of a role or a database; `wish`: for instances; `record`: of those that run; `step commit`: of what
-saved a deployment and handled no event; `migration`: to a next version, all of them in one transaction."""
+saved a deployment and handled no event; `migration`: to a next version, all of them in one transaction; `engine
+change`: what is asked of a container engine but for looks."""
 
 _PRODUCE = 0  # the key of the request, in Kafka's protocol
 _FILE = Path(os.environ.get("CRASH_FILE", os.devnull))
@@ -168,6 +174,21 @@ def _watch_broker() -> None:
     AIOKafkaConsumer.commit = watched_commit
 
 
+def _watch_engine() -> None:
+    query = Docker._do_query
+
+    async def watched(docker: Any, path: Any, method: str, **options: Any) -> Any:
+        changes = method.upper() != "GET"
+        if changes:
+            passing("before engine change")
+        answer = await query(docker, path, method, **options)
+        if changes:
+            passing("after engine change")
+        return answer
+
+    Docker._do_query = watched  # type: ignore[method-assign]
+
+
 def _lead_regardless() -> None:
     fetchval = asyncpg.Connection.fetchval
 
@@ -182,6 +203,7 @@ def _lead_regardless() -> None:
 if __name__ == "__main__":
     _watch_statements()
     _watch_broker()
+    _watch_engine()
     if os.environ.get("LEADS_REGARDLESS"):
         _lead_regardless()
     main(f"services.{sys.argv[1]}.app")

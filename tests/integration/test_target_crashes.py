@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -32,30 +33,58 @@ HALF_MIGRATED = len(list(versions_of("customer").walk_revisions())) + 2
 HEARD, STEP, TOLD = around("effect commit"), around("step commit"), around("domain commit")
 """The end of a step that others do, of one that provisioning does, and of what tells others of it."""
 ROUTED = [*TOLD, *STEP]
-DROPPED = [("before definition", 1), ("after definition", 1), ("after definition", 6), *TOLD]
-"""The databases of the two services, each with its four roles, and what is told in the end."""
-DEPLOYED = [
-    *HEARD,  # of the order
-    *TOLD,  # it is its turn
-    *[("before definition", 1), ("after definition", 5), ("after definition", 9), *STEP],  # roles, databases
-    *[("before migration", 1), ("before migration", HALF_MIGRATED), *STEP],
-    *[*around("wish"), *around("record"), *TOLD],  # of its instances
-    *HEARD,  # of a workspace
-    *ROUTED,
-    *TOLD,  # it was verified
-]
-UNDONE = [
-    *ROUTED,
-    *HEARD,  # of the administrator
-    *STEP,  # its instances are stopped
-    *DROPPED,
-]
-LEFT = [
-    *ROUTED,
-    *STEP,  # its instances are stopped
-    *DROPPED,
-    *HEARD,  # of the last transition
-]
+
+
+class Points(NamedTuple):
+    """Where it is killed while databases are made, and while they are removed."""
+
+    made: list[tuple[str, int]]
+    removed: list[tuple[str, int]]
+
+
+TARGETS = {
+    # The databases of the two services, each with its four roles.
+    "process": Points(
+        [("before definition", 1), ("after definition", 5), ("after definition", 9)],
+        [("before definition", 1), ("after definition", 1), ("after definition", 6)],
+    ),
+    # Their server in a container before that: a network, a volume, and the container's creation and start.
+    "container": Points(
+        [*around("engine change"), ("after engine change", 3), ("before definition", 1), ("after definition", 6)],
+        [("before engine change", 1), ("after engine change", 2)],
+    ),
+}
+
+
+def deployed(target: str) -> list[tuple[str, int]]:
+    return [
+        *HEARD,  # of the order
+        *TOLD,  # it is its turn
+        *[*TARGETS[target].made, *STEP],
+        *[("before migration", 1), ("before migration", HALF_MIGRATED), *STEP],
+        *[*around("wish"), *around("record"), *TOLD],  # of its instances
+        *HEARD,  # of a workspace
+        *ROUTED,
+        *TOLD,  # it was verified
+    ]
+
+
+def undone(target: str) -> list[tuple[str, int]]:
+    return [
+        *ROUTED,
+        *HEARD,  # of the administrator
+        *STEP,  # its instances are stopped
+        *[*TARGETS[target].removed, *TOLD],
+    ]
+
+
+def left(target: str) -> list[tuple[str, int]]:
+    return [
+        *ROUTED,
+        *STEP,  # its instances are stopped
+        *[*TARGETS[target].removed, *TOLD],
+        *HEARD,  # of the last transition
+    ]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,35 +113,40 @@ async def succeeded(stack: Stack, platform: Api, tenant: str, deployment: str) -
     await settled(stack, tenant)
 
 
+@pytest.mark.parametrize("target", TARGETS, indirect=True)
 async def test_a_tenant_comes_and_goes_in_spite_of_crashes(
-    stack: Stack, platform: Api, crash_file: Path, began: datetime
+    stack: Stack, platform: Api, crash_file: Path, began: datetime, target: str
 ) -> None:
     tenant = await registered(platform)
-    arm(crash_file, *DEPLOYED[0])
-    deployment = await ordered(platform, tenant, target="process")
-    await crashed_at_each(stack, crash_file, DEPLOYED[1:])
+    first, *others = deployed(target)
+    arm(crash_file, *first)
+    deployment = await ordered(platform, tenant, target=target)
+    await crashed_at_each(stack, crash_file, others)
     await succeeded(stack, platform, tenant, deployment)
-    assert await own_things(stack, tenant) == ALL
-    arm(crash_file, *LEFT[0], since=("DataDeletionRequested", 2))  # what comes before is the same at every target
+    assert await own_things(stack, tenant) == ALL[target]
+    first, *others = left(target)
+    arm(crash_file, *first, since=("DataDeletionRequested", 2))  # what comes before is the same at every target
     deployment = await ordered(platform, tenant, operation="deprovision", grace_seconds=0)
-    await crashed_at_each(stack, crash_file, LEFT[1:])
+    await crashed_at_each(stack, crash_file, others)
     await succeeded(stack, platform, tenant, deployment)
     assert await status_of(platform, tenant) == "deprovisioned"
     assert await own_things(stack, tenant) == NOTHING
     await fits(stack, began, [])
 
 
+@pytest.mark.parametrize("target", TARGETS, indirect=True)
 async def test_one_that_is_given_up_is_undone_in_spite_of_crashes(
-    stack: Stack, platform: Api, crash_file: Path, began: datetime
+    stack: Stack, platform: Api, crash_file: Path, began: datetime, target: str
 ) -> None:
     tenant = await registered(platform)
     direct, at_tenant = (replace(platform, url=stack.url(name)) for name in ("provisioning", "tenant"))
     async with away(stack, "gateway"):
-        deployment = await ordered(at_tenant, tenant, target="process")
+        deployment = await ordered(at_tenant, tenant, target=target)
         await at(direct, deployment, "verify")
-        arm(crash_file, *UNDONE[0])
+        first, *others = undone(target)
+        arm(crash_file, *first)
         (await direct.send("POST", f"{V1}/deployments/{deployment}/cancel")).expect(200)
-        await crashed_at_each(stack, crash_file, UNDONE[1:])
+        await crashed_at_each(stack, crash_file, others)
         found = await ended(direct, deployment)
     assert (found["status"], found["failed_step"]) == ("failed", "verify")
     assert {step["status"] for step in found["steps"][:-1]} == {"succeeded", "compensated"}
