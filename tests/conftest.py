@@ -167,7 +167,7 @@ async def deploy(public: Api, platform: Api, target: str = "pooled", **changes: 
         answer = await platform.send("GET", f"{API}/deployments/{accepted['deployment_id']}")
         return answer if answer.expect(200)["status"] in ("succeeded", "failed") else None
 
-    deployment = (await eventually(ended)).body
+    deployment = (await eventually(ended, seconds=180)).body  # a tenant's own instances start in seconds at best
     invitation = (await platform.send("POST", f"{API}/tenants/{tenant['id']}/invitations")).expect(201)
     body = {"token": invitation["token"], "password": PASSWORD}
     (await public.send("POST", f"{API}/auth/invitations/accept", body)).expect(204)

@@ -11,6 +11,8 @@ from tests.api import Api, eventually
 from tests.conftest import registration
 
 V1 = "/api/v1"
+PATIENCE_SECONDS = 180
+"""What runs for a tenant alone starts in seconds, if nothing else does on the machine."""
 
 
 async def ordered(platform: Api, tenant: str, **body: Any) -> str:
@@ -27,7 +29,7 @@ async def ended(platform: Api, deployment: str) -> dict[str, Any]:
         found = (await platform.send("GET", f"{V1}/deployments/{deployment}")).expect(200)
         return found if found["status"] in ("succeeded", "failed") else None
 
-    found: dict[str, Any] = await eventually(over)
+    found: dict[str, Any] = await eventually(over, seconds=PATIENCE_SECONDS)
     return found
 
 

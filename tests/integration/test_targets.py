@@ -22,7 +22,7 @@ from deploy.stack.stack import Stack
 from tests import servers
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy, registration
-from tests.deployments import done, ended, ordered, past_security, settled, status_of
+from tests.deployments import PATIENCE_SECONDS, done, ended, ordered, past_security, settled, status_of
 from tests.integration.test_deprovision import settle_in
 from tests.integration.test_operation_failures import at, away, failing, time_is_over
 from tests.integration.test_snapshots import command
@@ -245,7 +245,7 @@ async def back(engine: DockerClient, isp: Tenant, without: str) -> None:
         answers = [await isp.api.send("GET", f"{V1}/{path}") for path in ("workspace", "billing-workspace")]
         return len(found) == 3 and without not in found.values() and all(each.status == 200 for each in answers)
 
-    await eventually(all_there)
+    await eventually(all_there, seconds=PATIENCE_SECONDS)
 
 
 def planted(engine: DockerClient, stack: Stack, installation: str | None) -> str:
@@ -266,8 +266,6 @@ async def gone(engine: DockerClient, container: str) -> bool:
 
 
 Capture = pytest.CaptureFixture[str]
-_PATIENCE_SECONDS = 180
-"""What runs for a tenant starts in seconds, if nothing else does."""
 
 
 async def at_once(stack: Stack, platform: Api, capsys: Capture, target: str, count: int) -> None:
@@ -281,7 +279,7 @@ async def at_once(stack: Stack, platform: Api, capsys: Capture, target: str, cou
         async def so() -> bool:
             return await status_of(platform, tenant) in ("active", "failed")
 
-        await eventually(so, seconds=_PATIENCE_SECONDS)
+        await eventually(so, seconds=PATIENCE_SECONDS)
         took = time.perf_counter() - began
         found = await ended(platform, deployment)
         assert (found["status"], found["reason"]) == ("succeeded", None)
