@@ -29,7 +29,7 @@ from tests.security.test_api03_broken_object_property_level_authorization import
 V1 = "/api/v1"
 _VARYING = {"date", "x-request-id", "traceparent", "x-response-time", "x-ratelimit-remaining", "ratelimit"}
 """Headers that differ between any two answers, and tell of the caller alone."""
-_FORBIDDEN = ("tenant_id", "sign_up_id", "letter_id")
+_FORBIDDEN = ("tenant_id", "sign_up_id", "letter_id", "template_id")
 """Ids of what is the platform's affair: a tenant has no scope for it, and gets 403 whatever the id is."""
 _NAMES = {"category"}
 """In paths, what is called the same with every tenant and has no id: test_settings tries whose it is."""
@@ -113,6 +113,7 @@ async def victim(stack: Stack, public: Api, platform: Api, isp: Tenant) -> Async
                 "api_key_id": key["id"],
                 "service_account_id": program["id"],
                 "credential_id": program["credential_id"],
+                "template_id": await templated(platform, mark, secret),
                 "sign_up_id": (await signed_up(public, platform))["id"],
                 "import_id": job["id"],
                 "customer_id": customer["id"],
@@ -132,6 +133,13 @@ async def victim(stack: Stack, public: Api, platform: Api, isp: Tenant) -> Async
             mark,
             secret,
         )
+
+
+async def templated(platform: Api, mark: str, secret: str) -> str:
+    """Make a template of the platform's, and return its id."""
+    body = {"name": mark, "description": secret}
+    made: str = (await platform.send("POST", f"{V1}/deployment-templates", body)).expect(201)["id"]
+    return made
 
 
 async def digests(stack: Stack, tenant: str) -> dict[str, str]:
@@ -313,6 +321,9 @@ def bodies(victim: Victim) -> dict[tuple[str, str], list[tuple[str, Any, Any]]]:
         ],
         ("POST", f"{V1}/payments"): [("account_id", {**paid, "account_id": account}, {**paid, "account_id": missing})],
         ("POST", f"{V1}/deploy"): [("tenant_id", {"tenant_id": victim.isp.id}, {"tenant_id": missing})],
+        ("POST", f"{V1}/tenants/{{tenant_id}}/deployments"): [
+            ("template_id", {"template_id": victim.ids["template_id"]}, {"template_id": missing})
+        ],
         ("POST", f"{V1}/invitations"): [("roles", {**named, "roles": [victim.mark]}, {**named, "roles": [unknown]})],
         # Of a plan the code is the name; it is taken by whoever has it, and by nobody else.
         ("POST", f"{V1}/subscriptions#plan"): [
@@ -344,7 +355,8 @@ async def test_a_body_that_names_what_is_anothers_is_refused_as_one_that_names_n
             for body in both:
                 if body.get("customer_id") == "":
                     body["customer_id"] = own["id"]
-                answer = await other.api.send(method, template.partition("#")[0], body)
+                path = template.partition("#")[0].replace("{tenant_id}", victim.isp.id)
+                answer = await other.api.send(method, path, body)
                 named = body["items"][0][name] if "items" in body else body[name]
                 named = named[0] if isinstance(named, list) else named
                 assert not victim.seen_in(f"{answer.body}", named), f"{method} {template}"
