@@ -6,8 +6,10 @@ from chassis.worker import Worker
 from services.provisioning.api import deployments as api
 from services.provisioning.api import drifts, progress
 from services.provisioning.consumers import deployments
-from services.provisioning.instances import Supervisor
+from services.provisioning.instances import Host
+from services.provisioning.processes import Processes
 from services.provisioning.settings import deployment_settings
+from services.provisioning.supervisor import Supervisor
 from services.provisioning.use_cases.advance import PROGRESS_CHANNEL
 from services.provisioning.use_cases.reconcile import Reconciler
 from services.provisioning.use_cases.work import Deployer
@@ -19,13 +21,15 @@ def _listeners(service: Service) -> list[Listener]:
 
 def _workers(service: Service) -> list[Worker]:
     settings = deployment_settings()
-
     reconciler = Reconciler(service, settings)
     workers = [
         Deployer(service, settings),
         Worker("reconciler", reconciler.look, poll_seconds=settings.reconcile_seconds),
     ]
-    return [*workers, Supervisor(service, settings)] if settings.server_url else workers
+    hosts: dict[str, Host] = {}
+    if settings.server_url:
+        hosts["process"] = Processes(service.settings, settings)
+    return [*workers, Supervisor(service, hosts)] if hosts else workers
 
 
 MICROSERVICE = Microservice(

@@ -76,8 +76,7 @@ def test_one_that_is_set_up_gives_a_tenant_a_place_of_its_own(monkeypatch: pytes
     assert begun("pooled").placement == "cell-1"
 
 
-def test_passwords_of_instances_follow_from_the_secret_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEPLOYMENT_SERVER_URL", SERVER)
+def test_passwords_of_instances_follow_from_the_secret_and_differ() -> None:
     one, another = (Settings.model_validate({"secret_key": letter * 40}) for letter in "ab")
     names = [named(service, tenant) for service in ("customer", "billing") for tenant in (TENANT, UUID(int=1))]
     every = [
@@ -85,7 +84,7 @@ def test_passwords_of_instances_follow_from_the_secret_and_differ(monkeypatch: p
     ]
     assert len(set(every)) == len(every) == 32
     assert passwords(one, names[0]) == passwords(one, names[0])
-    url = instance_url(one, "customer", TENANT, "api")
+    url = instance_url(one, SERVER, "customer", TENANT, "api")
     assert url.startswith(f"postgresql://customer_{TENANT.hex}_api:")
     assert url.endswith(f"@db.example:5432/dotmac_customer_{TENANT.hex}")
     # PostgreSQL cuts longer names off without a word.
