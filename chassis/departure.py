@@ -29,7 +29,7 @@ from dotmac_contracts.topics import Topic
 EVENTS = "events"
 """The name by which the proof knows outbox, journal and dead letters."""
 
-_OWN = "departure"
+_OWN = ("departure", "moving")
 _MESSAGING = ("outbox", "journal")
 _ROWS_AT_ONCE = 1000
 
@@ -64,7 +64,7 @@ def subscription(
     snapshots: what a compacted topic says of its aggregates, to be taken back.
     kept_tables, kept_topics: what the platform itself knows of a tenant, and keeps when it has left.
     """
-    kept = [_OWN, *_MESSAGING, *kept_tables]
+    kept = [*_OWN, *_MESSAGING, *kept_tables]
     topics_kept = [exported.TOPIC.name, *(topic.name for topic in kept_topics)]
 
     async def export(tx: Transaction, received: Sequence[Received[DataExportRequested]]) -> None:
