@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Collection, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
@@ -125,11 +125,19 @@ async def departed(tx: Transaction) -> set[UUID]:
     return {row["tenant_id"] for row in rows}
 
 
+class _Database(Protocol):
+    async def fetch(self, sql: str, /, *args: Any) -> Any: ...
+
+
 async def _tables(tx: Transaction, kept: Collection[str]) -> list[str]:
     """Return the tables that hold tenants' rows, those that refer to others first."""
-    names = [row["name"] for row in await tx.fetch(_TABLES, list(kept))]
+    return await referring_first(tx, [row["name"] for row in await tx.fetch(_TABLES, list(kept))])
+
+
+async def referring_first(database: _Database, names: Collection[str]) -> list[str]:
+    """Return tables in the order in which they can be emptied: those that refer to others first."""
     order = TopologicalSorter[str](dict.fromkeys(names, ()))
-    for row in await tx.fetch(_REFERENCES):
+    for row in await database.fetch(_REFERENCES):
         if row["child"] != row["parent"]:
             order.add(row["parent"], row["child"])
     return [name for name in order.static_order() if name in names]

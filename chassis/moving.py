@@ -20,5 +20,5 @@ async def moved_by(db: Database) -> UUID | None:
     db: that of an instance of a tenant's own, as the consumer.
     """
     async with db.unscoped() as tx:
-        found: UUID | None = await tx.fetchval("select deployment_id from moving")
+        found: UUID | None = await tx.fetchval("select deployment_id from moving where arrives")
     return found

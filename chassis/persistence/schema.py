@@ -109,14 +109,14 @@ def let_tenants_move(*, but: Collection[str] = ()) -> None:
     """Let the owner move tenants' rows, of those alone that are held, and have nobody else change these meanwhile.
 
     held: `requests` are refused, or `everything` is, what consumers and workers do as well; `nothing` any more, where
-    the tenant has arrived at an instance of its own.
+    the tenant has arrived at an instance of its own. arrives: whether the tenant comes to this place, else it leaves.
     but: tables whose rows stay where they are.
     """
     service = service_name()
     owner, api, consumer = (f"{service}_{role}" for role in ("owner", "api", "consumer"))
     op.execute(
         "create table moving (tenant_id uuid primary key, deployment_id uuid not null,"
-        " held text not null check (held in ('requests', 'everything', 'nothing')))"
+        " held text not null check (held in ('requests', 'everything', 'nothing')), arrives boolean not null)"
     )
     op.execute("alter table moving enable row level security")
     op.execute("alter table moving force row level security")

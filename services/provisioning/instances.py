@@ -108,5 +108,10 @@ def addresses_of(row: Any) -> dict[str, str]:
 
 
 def route_of(row: Any) -> RouteAssigned:
-    """Return where a tenant's instances are, to be told."""
-    return RouteAssigned(tenant_id=row["tenant_id"], deployment_id=row["deployment_id"], addresses=addresses_of(row))
+    """Return where a tenant is answered, to be told: at its instances, or not before it has moved."""
+    return RouteAssigned(
+        tenant_id=row["tenant_id"],
+        deployment_id=row["deployment_id"],
+        addresses=addresses_of(row) if row["routed"] else {},
+        on_hold=DEDICATED if row["on_hold"] else (),
+    )

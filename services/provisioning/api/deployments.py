@@ -29,7 +29,7 @@ router = APIRouter(prefix="/api/v1/deployments", tags=["Deployments"])
 Reader = Annotated[Principal, Depends(require("deployments:read"))]
 Writer = Annotated[Principal, Depends(require("deployments:write"))]
 Target = Literal["pooled", "process"]
-Operation = Literal["deploy", "suspend", "maintain", "resume", "deprovision", "repair", "repair_administrator"]
+Operation = Literal["deploy", "suspend", "maintain", "resume", "move", "deprovision", "repair", "repair_administrator"]
 
 _YOUNG = timedelta(seconds=30)
 _PATIENCE_SECONDS = 10.0
@@ -55,7 +55,7 @@ class DeploymentView(RowView):
     tenant_id: UUID
     target: str
     operation: str = Field(
-        description="deploy, suspend, maintain, resume, deprovision; nobody orders repair and repair_administrator"
+        description="deploy, suspend, maintain, resume, move, deprovision; nobody orders repair and repair_administrator"
     )
     status: str = Field(description="queued, waiting, running, compensating, succeeded or failed")
     failed_step: str | None

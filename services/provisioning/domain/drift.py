@@ -30,7 +30,7 @@ class Remedy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What provisioning knows of a tenant: its last deployment but for repairs, and what all of them have done."""
+    """What provisioning knows of a tenant: its last deployment but for neutral ones, and what all of them have done."""
 
     deployment_id: UUID
     operation: str
@@ -73,6 +73,8 @@ _LEADS_TO = {
     "resume": "active",
     "deprovision": "deprovisioned",
 }
+NEUTRAL = frozenset({"repair", "repair_administrator", "move"})
+"""Operations after which a tenant is what it was before."""
 _DEPLOYED = frozenset({"active", "suspended", "maintenance"})
 _WITHOUT = frozenset({"registered", "failed", "deprovisioned"})
 

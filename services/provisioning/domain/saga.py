@@ -20,6 +20,13 @@ class Command(StrEnum):
     MIGRATE = "migrate"
     START_INSTANCES = "start_instances"
     ASSIGN_ROUTE = "assign_route"
+    RESERVE = "reserve"
+    HOLD = "hold"
+    DRAIN = "drain"
+    COPY = "copy"
+    OPEN = "open"
+    MOVE_JOURNAL = "move_journal"
+    DELETE_SOURCE = "delete_source"
     REQUEST_WORKSPACES = "request_workspaces"
     REQUEST_ADMINISTRATOR = "request_administrator"
     REQUEST_TRANSITION = "request_transition"
@@ -33,6 +40,9 @@ class Command(StrEnum):
     WITHDRAW_ROUTE = "withdraw_route"
     STOP_INSTANCES = "stop_instances"
     DROP_DATABASES = "drop_databases"
+    GIVE_UP_PLACE = "give_up_place"
+    RELEASE = "release"
+    EMPTY = "empty"
     REVERSE_TRANSITION = "reverse_transition"
     TELL_SUCCESS = "tell_success"
     TELL_FAILURE = "tell_failure"
@@ -50,6 +60,21 @@ OF_TARGETS = frozenset(
     }
 )
 """What a target does by itself."""
+OF_MOVES = frozenset(
+    {
+        Command.RESERVE,
+        Command.HOLD,
+        Command.DRAIN,
+        Command.COPY,
+        Command.OPEN,
+        Command.MOVE_JOURNAL,
+        Command.DELETE_SOURCE,
+        Command.GIVE_UP_PLACE,
+        Command.RELEASE,
+        Command.EMPTY,
+    }
+)
+"""What concerns two places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +193,49 @@ _TEAR_DOWN = tuple(
 )
 
 
+def _of_move(do: Command, timeout: timedelta, undo: Command | None = None) -> Recipe:
+    return Recipe(do.value, do, timeout, undo=undo)
+
+
+def _gone_on_with(do: Command) -> Recipe:
+    """Return a step after which a tenant is where it was moved to: there is time to go on, and no way back."""
+    return Recipe(do.value, do, timedelta(hours=1), final=True)
+
+
+_RESERVE = _of_move(Command.RESERVE, timedelta(minutes=1), Command.GIVE_UP_PLACE)
+_TRANSFER = (
+    _of_move(Command.HOLD, timedelta(seconds=30), Command.RELEASE),
+    _of_move(Command.DRAIN, timedelta(minutes=1)),
+    _of_move(Command.COPY, timedelta(minutes=10), Command.EMPTY),
+    _gone_on_with(Command.OPEN),
+)
+_MOVE_OUT = (
+    _ALLOCATE,
+    _of_target(Command.CREATE_DATABASES, Command.DROP_DATABASES),
+    _of_target(Command.MIGRATE),
+    _RESERVE,
+    # Before anybody waits for them.
+    _of_target(Command.START_INSTANCES, Command.STOP_INSTANCES),
+    *_TRANSFER,
+    _gone_on_with(Command.ASSIGN_ROUTE),
+    _gone_on_with(Command.MOVE_JOURNAL),
+    _gone_on_with(Command.DELETE_SOURCE),
+    _gone_on_with(Command.VERIFY),
+)
+"""From the shared databases to a place of its own."""
+_MOVE_IN = (
+    _ALLOCATE,
+    _RESERVE,
+    *_TRANSFER,
+    _gone_on_with(Command.WITHDRAW_ROUTE),
+    _gone_on_with(Command.MOVE_JOURNAL),
+    _gone_on_with(Command.STOP_INSTANCES),
+    _gone_on_with(Command.DROP_DATABASES),
+    _gone_on_with(Command.VERIFY),
+)
+"""From its own place to the shared databases."""
+
+
 def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> Mapping[str, tuple[Recipe, ...]]:
     return {
         "deploy": deploy,
@@ -182,10 +250,12 @@ def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> Ma
 
 
 RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
-    "pooled": _operations(_DEPLOY, ()),
-    "process": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN),
+    "pooled": {**_operations(_DEPLOY, ()), "move": _MOVE_IN},
+    "process": {**_operations(_DEPLOY_DEDICATED, _TEAR_DOWN), "move": _MOVE_OUT},
 }
 """By target and operation."""
+MOVED_FROM: Mapping[str, str] = {"pooled": "process", "process": "pooled"}
+"""By the target that a tenant is moved to, where it was."""
 
 
 class Unknown(Exception):
@@ -250,7 +320,7 @@ class Saga:
     def cancel(self, reason: str, now: datetime) -> "Saga":
         """Give up because somebody wants it, and undo what was begun; Refused if it is over, or being undone."""
         step = self.current
-        if self._is_final:
+        if self.is_final:
             raise Refused("what it has done can't be undone any more")
         if self.status in ("waiting", "running") and step is not None:
             return self.failed(step.name, reason, now)
@@ -344,7 +414,12 @@ class Saga:
         return replace(step, waiting_for=step.waiting_for - {who})
 
     @property
-    def _is_final(self) -> bool:
+    def place(self) -> str:
+        """The target at which its steps are done: a move makes, or takes down, what the tenant has to itself."""
+        return "process" if self.operation == "move" else self.target
+
+    @property
+    def is_final(self) -> bool:
         """Whether it has begun what can't be undone."""
         steps = zip(self.recipes, self.steps, strict=True)
         return any(recipe.final and step.status != "pending" for recipe, step in steps)
@@ -361,7 +436,7 @@ class Saga:
         return replace(self._with(step), status=status, commands=(*self.commands, recipe.do))
 
     def _undo_next(self, now: datetime) -> "Saga":
-        steps = [] if self._is_final else list(zip(self.recipes, self.steps, strict=True))
+        steps = [] if self.is_final else list(zip(self.recipes, self.steps, strict=True))
         for recipe, step in reversed(steps):
             if recipe.undo is not None and step.status in ("succeeded", "failed"):
                 saga = self._with(replace(step, status="compensating", waiting_for=recipe.answers, since=now))

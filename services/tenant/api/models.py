@@ -81,7 +81,7 @@ class OperationOrder(Strict):
     target: Target | None = Field(
         default=None,
         description="Where to deploy it, by default `pooled`; `process` gives it databases and processes of its own."
-        " All other operations are done where it is.",
+        " Or where to move it. All other operations are done where it is.",
     )
     reason: Text | None = Field(default=None, description="Why; the tenant is told.")
     grace_seconds: Annotated[int, Field(ge=0, le=366 * 24 * 3600), BeforeValidator(only_a_number)] | None = Field(

@@ -162,6 +162,7 @@ async def deploy_tenant(
 
     deploy: a tenant that is registered, or whose deployment failed. suspend, maintain: an active one, whose users are
     refused from then on (403) with the reason. resume: one that is suspended or in maintenance.
+    move: one that is deployed goes to another target with all its data, while its users work on.
     deprovision: nobody uses it any more; after the grace its data is written down, deleted, and counted. One at a time.
     """
     return await _order(request, service, who, tenant_id, body)
