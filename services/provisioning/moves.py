@@ -8,7 +8,7 @@ import asyncio
 import base64
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -18,7 +18,6 @@ import orjson
 
 from chassis.departure import referring_first
 from chassis.messaging.broker import BrokerError, groups_behind
-from chassis.messaging.relay import JOURNAL_RETENTION_DAYS
 from chassis.messaging.security import client_security
 from chassis.persistence.schema import MOVED
 from chassis.security.vault import Vault
@@ -75,6 +74,13 @@ select d.id from dead_letter d
 join unnest($1::text[], $2::text[], $3::int[], $4::bigint[]) as x (consumer, topic, partition, "offset")
 using (consumer, topic, partition, "offset")
 """
+# As `roll_journal` makes them, which drops them in their time.
+_MISSING_DAYS = """
+select distinct 'journal_' || to_char(t, 'YYYYMMDD') as name, date_trunc('day', t)::text as first,
+    (date_trunc('day', t) + interval '1 day')::text as last
+from unnest($1::timestamptz[]) as t where to_regclass('journal_' || to_char(t, 'YYYYMMDD')) is null
+"""
+_DAY = "create table {name} partition of journal for values from ('{first}') to ('{last}')"
 _JOURNAL = 'published_at, outbox_id, event_id, topic, key, tenant_id, headers, value, partition, "offset"'
 
 
@@ -94,7 +100,7 @@ class Place(NamedTuple):
         async with AsyncExitStack() as stack:
             found = {}
             for service, url in self.urls.items():
-                settings = {"application_name": "provisioning-move", "timezone": "UTC"}
+                settings = {"application_name": "provisioning-move"}
                 found[service] = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, server_settings=settings)
                 stack.push_async_callback(found[service].close)
             yield found
@@ -144,7 +150,8 @@ async def do(service: Service, deployment: Any, command: Command) -> str | None:
                     await there.hold(databases, deployment["deployment_id"], "requests", arrives=True)
             case Command.GIVE_UP_PLACE:
                 async with there.databases() as databases:
-                    await _let_go(databases, there.tenant_id)
+                    for connection in databases.values():
+                        await connection.execute("delete from moving where tenant_id = $1", there.tenant_id)
             case Command.HOLD:
                 return await _hold(service, deployment, here)
             case Command.RELEASE:
@@ -210,7 +217,8 @@ async def _hold(service: Service, deployment: Any, here: Place) -> str | None:
     tenant_id = here.tenant_id
     async with service.consumer_db.for_tenants([tenant_id]) as tx:
         row = await tx.fetchrow(
-            "update instance set on_hold = true, version = version + 1 where tenant_id = $1 and not on_hold returning *",
+            "update instance set on_hold = true, version = version + 1 where tenant_id = $1 and not on_hold"
+            " returning *",
             tenant_id,
         )
         if row is not None:
@@ -279,6 +287,8 @@ async def _copy(source: Connection, copy: Connection, service: str, here: Place,
     """Copy all rows of a tenant, as they are at one moment, in place of what an earlier attempt has left."""
     tenant_id = here.tenant_id
     async with source.transaction(isolation="repeatable_read", readonly=True), copy.transaction():
+        for connection in (source, copy):
+            await connection.execute("set local timezone = 'UTC'")
         await _empty(copy, tenant_id)
         for table in reversed(await _tables(source)):
             columns = [row["name"] for row in await source.fetch(_COLUMNS, table)]
@@ -383,8 +393,8 @@ async def _move_journal(source: Connection, copy: Connection, tenant_id: UUID) -
     ):
         ids = [row["event_id"] for row in rows]
         columns = _columns([tuple(row) for row in rows], len(_JOURNAL.split(",")))
-        # Of the days that the journal is kept for: the others are about to be forgotten here.
-        await copy.execute("select roll_journal($1)", JOURNAL_RETENTION_DAYS)
+        for day in await copy.fetch(_MISSING_DAYS, columns[0]):
+            await copy.execute(_DAY.format(**day))
         await copy.execute(
             f"insert into journal ({_JOURNAL}) select x.* from unnest($1::timestamptz[], $2::bigint[], $3::uuid[],"
             " $4::text[], $5::text[], $6::uuid[], $7::json[], $8::bytea[], $9::int[], $10::bigint[])"

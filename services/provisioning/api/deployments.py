@@ -55,7 +55,8 @@ class DeploymentView(RowView):
     tenant_id: UUID
     target: str
     operation: str = Field(
-        description="deploy, suspend, maintain, resume, move, deprovision; nobody orders repair and repair_administrator"
+        description="deploy, suspend, maintain, resume, move, deprovision; nobody orders repair and"
+        " repair_administrator"
     )
     status: str = Field(description="queued, waiting, running, compensating, succeeded or failed")
     failed_step: str | None
