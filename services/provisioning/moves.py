@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -45,7 +45,7 @@ _LETTER_TOPICS = [topic.name for topic in topics.ALL if topic.owner in DEDICATED
     topics.PROVISIONING_DEPLOYMENT.name
 ]
 
-Connection = asyncpg.Connection[asyncpg.Record]
+Connection: TypeAlias = "asyncpg.Connection[Any]"
 
 _HOLD = """
 insert into moving (tenant_id, deployment_id, held, arrives) values ($1, $2, $3, $4)

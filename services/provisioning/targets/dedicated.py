@@ -146,7 +146,8 @@ class Dedicated(ABC):
         tenant_id = deployment["tenant_id"]
         async with service.consumer_db.for_tenants([tenant_id]) as tx:
             row = await tx.fetchrow(
-                "update instance set routed = true, on_hold = false, version = version + 1 where tenant_id = $1 returning *",
+                "update instance set routed = true, on_hold = false, version = version + 1 where tenant_id = $1"
+                " returning *",
                 tenant_id,
             )
             assert row is not None, "its instances are started before"

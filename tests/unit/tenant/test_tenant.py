@@ -14,6 +14,7 @@ BEGINS = {
     Operation.SUSPEND: {"active"},
     Operation.MAINTAIN: {"active"},
     Operation.RESUME: {"suspended", "maintenance"},
+    Operation.MOVE: {"active", "suspended", "maintenance"},
     Operation.DEPROVISION: set(Status) - {"deploying", "deprovisioned"},
 }
 
