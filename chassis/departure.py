@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Collection, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
@@ -29,7 +29,7 @@ from dotmac_contracts.topics import Topic
 EVENTS = "events"
 """The name by which the proof knows outbox, journal and dead letters."""
 
-_OWN = "departure"
+_OWN = ("departure", "moving")
 _MESSAGING = ("outbox", "journal")
 _ROWS_AT_ONCE = 1000
 
@@ -64,7 +64,7 @@ def subscription(
     snapshots: what a compacted topic says of its aggregates, to be taken back.
     kept_tables, kept_topics: what the platform itself knows of a tenant, and keeps when it has left.
     """
-    kept = [_OWN, *_MESSAGING, *kept_tables]
+    kept = [*_OWN, *_MESSAGING, *kept_tables]
     topics_kept = [exported.TOPIC.name, *(topic.name for topic in kept_topics)]
 
     async def export(tx: Transaction, received: Sequence[Received[DataExportRequested]]) -> None:
@@ -125,11 +125,19 @@ async def departed(tx: Transaction) -> set[UUID]:
     return {row["tenant_id"] for row in rows}
 
 
+class _Database(Protocol):
+    async def fetch(self, sql: str, /, *args: Any) -> Any: ...
+
+
 async def _tables(tx: Transaction, kept: Collection[str]) -> list[str]:
     """Return the tables that hold tenants' rows, those that refer to others first."""
-    names = [row["name"] for row in await tx.fetch(_TABLES, list(kept))]
+    return await referring_first(tx, [row["name"] for row in await tx.fetch(_TABLES, list(kept))])
+
+
+async def referring_first(database: _Database, names: Collection[str]) -> list[str]:
+    """Return tables in the order in which they can be emptied: those that refer to others first."""
     order = TopologicalSorter[str](dict.fromkeys(names, ()))
-    for row in await tx.fetch(_REFERENCES):
+    for row in await database.fetch(_REFERENCES):
         if row["child"] != row["parent"]:
             order.add(row["parent"], row["child"])
     return [name for name in order.static_order() if name in names]

@@ -6,6 +6,7 @@ import importlib
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from chassis.messaging.broker import ping
 from chassis.messaging.consumer import ConsumerRunner
 from chassis.messaging.relay import Relay
 from chassis.messaging.security import client_security
+from chassis.moving import moved_by
 from chassis.persistence.database import Database
 from chassis.security.following import Follower
 from chassis.security.revocations import Revocations
@@ -93,6 +95,8 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
                 await database.connect()
                 stack.push_async_callback(database.close)
                 checks[f"database as {role}"] = database.ping
+        if settings.dedicated_to is not None:
+            service = replace(service, moved_by=await moved_by(service.consumer_db))
         if roles != {"api"}:
             checks["broker"] = partial(ping, settings.kafka_bootstrap_servers, security=client_security(settings))
         if "relay" in roles:
@@ -103,7 +107,7 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
             stack.push_async_callback(_cancelled, asyncio.create_task(measuring, name="outbox-watch"))
             checks["relay"] = _healthy("the relay is not connected", relay)
         if "consumer" in roles:
-            audience = Audience(settings.dedicated_to) if microservice.dedicable else None
+            audience = Audience(settings.dedicated_to, service.moved_by) if microservice.dedicable else None
             consumers = ConsumerRunner(settings, service.consumer_db, microservice.subscriptions(service), audience)
             await consumers.start()
             stack.push_async_callback(consumers.stop)

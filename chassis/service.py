@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from fastapi import APIRouter
 
@@ -32,12 +33,17 @@ class Service:
     workers: dict[str, Worker] = field(default_factory=dict)
     listeners: dict[str, Listener] = field(default_factory=dict)
     """Beside the API, by channel."""
+    moved_by: UUID | None = None
+    """The deployment that moved its tenant to an instance of its own, if one did."""
 
     @property
     def source(self) -> str:
-        """The CloudEvents source of this service's events; of an instance that is a tenant's own, that one's."""
-        tenant = self.settings.dedicated_to
-        return f"/services/{self.name}" if tenant is None else f"/services/{self.name}/{tenant}"
+        """The CloudEvents source of this service's events; of an instance that is a tenant's own, that one's.
+
+        It is another one each time that the tenant is moved to such an instance.
+        """
+        whose = (self.name, self.settings.dedicated_to, self.moved_by)
+        return "/services/" + "/".join(str(part) for part in whose if part is not None)
 
     def wake(self, worker: str) -> None:
         """Let a worker of this process look for work now; elsewhere its poll finds it."""

@@ -7,9 +7,10 @@ the reading of the other, and when one ends so does the other.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from email.utils import formatdate
 from typing import Literal, Protocol
+from uuid import UUID
 
 import structlog
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
@@ -17,9 +18,10 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from chassis.http import headers as security
 from chassis.http.deadline import DEADLINE, seconds_left
 from chassis.http.observation import answered, known_method
-from chassis.http.problem import Problem
+from chassis.http.problem import Moving, Problem
 from chassis.http.requests import refusal
 from chassis.security.principals import Principal
+from chassis.security.standing import ENTER
 from chassis.telemetry import busy, traces
 from gateway.admission import Caller
 from gateway.heads import Headers, RequestHead, answer_head
@@ -224,6 +226,11 @@ class Exchange:
 
     # What else may happen
 
+    def is_at(self, services: Collection[str], tenant_id: UUID) -> bool:
+        """Say whether one of these services works on it, for this tenant."""
+        mine = self._principal is not None and self._principal.tenant_id == tenant_id
+        return mine and self._entered and not self.response_complete and self._route.upstream.name in services
+
     def end_stream(self) -> None:
         """End an answer that would go on, if this is one: its client is to ask another gateway."""
         if self._took is None or self.response_complete:
@@ -309,11 +316,30 @@ class Exchange:
             self.crashed()
 
     def _forward(self, fields: bytes, caller: Caller | None) -> None:
+        self._fields += fields
         if caller is not None:
             self._client.caller = caller
-            self._principal = caller.principal
-            self._route = self._proxy.placed(self._route, caller.principal.tenant_id)
-        self._fields += fields
+            self._principal = principal = caller.principal
+            if self._proxy.is_on_hold(self._route, principal.tenant_id):
+                if ENTER in principal.scopes:  # who moves it wants to know that the others wait
+                    raise Moving(under_way=self._proxy.under_way_of(principal.tenant_id))
+                self._task = asyncio.create_task(self._wait_for_the_move(principal.tenant_id))
+                return
+            self._route = self._proxy.placed(self._route, principal.tenant_id)
+        self._pass_on()
+
+    async def _wait_for_the_move(self, tenant_id: UUID) -> None:
+        try:
+            if not await self._proxy.moved(tenant_id):
+                raise Moving()
+            self._route = self._proxy.placed(self._route, tenant_id)
+            self._pass_on()
+        except Problem as problem:
+            self._fail(problem)
+        except Exception:
+            self.crashed()
+
+    def _pass_on(self) -> None:
         upstream = self._route.upstream
         if self._route.stream and self._principal is not None:
             self._proxy.streams.enter(self._principal.tenant_id)

@@ -131,6 +131,19 @@ class Proxy:
         own = self._placements.upstream(tenant_id, route.upstream.name, self._upstream)
         return route if own is None else route._replace(upstream=own)
 
+    def is_on_hold(self, route: Route, tenant_id: UUID) -> bool:
+        """Say whether a tenant's request has to wait until the tenant was moved."""
+        return route.upstream.name in self._placements.on_hold(tenant_id)
+
+    async def moved(self, tenant_id: UUID) -> bool:
+        """Wait until a tenant was moved; False if that takes too long."""
+        return await self._placements.moved(tenant_id)
+
+    def under_way_of(self, tenant_id: UUID) -> int:
+        """Count the requests of a tenant that is on hold which its services had before."""
+        services = self._placements.on_hold(tenant_id)
+        return sum(request.is_at(services, tenant_id) for request in self.under_way)
+
     def _upstream(self, name: str, urls: str) -> Upstream:
         return Upstream(
             name,

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chassis.persistence.database import HELD
 from chassis.security.standing import TenantClosed
 from chassis.security.tokens import InvalidToken, SigningKeysUnavailable
 from chassis.security.vault import CanNotBeOpened
@@ -66,6 +67,12 @@ def NotFound(resource: str, identifier: object) -> Problem:
 def Closed(error: TenantClosed) -> Problem:
     """403: the tenant is closed to its users, and the type says why."""
     return Problem(403, error.slug, error.detail)
+
+
+def Moving(**extensions: Any) -> Problem:
+    """503: the tenant is being moved; nothing was done, and can be a moment later."""
+    detail = "The tenant is being moved to another place. Try again in a moment."
+    return Problem(503, "tenant-moving", detail, headers={"Retry-After": "1"}, **extensions)
 
 
 def Conflict(slug: str, detail: str) -> Problem:
@@ -137,6 +144,8 @@ def install(app: FastAPI) -> None:
         return Closed(error).response()
 
     async def unavailable(_request: Request, error: Exception) -> Response:
+        if getattr(error, "constraint_name", None) == HELD:
+            return Moving().response()
         log.warning("dependency_unavailable", error=repr(error))
         return Problem(
             503,

@@ -1,7 +1,8 @@
 """Whose events an instance of a service takes, where tenants may have instances of their own.
 
 A tenant's own instance takes what concerns its tenant. The shared ones leave alone what is asked of such an instance,
-and what it tells. The events alone say so: nothing that decides it could be late.
+and what it tells. The events alone say so: nothing that decides it could be late. One that its tenant was moved to
+leaves alone what the tenant's place before it was asked and told.
 """
 
 from collections.abc import Collection
@@ -10,6 +11,8 @@ from uuid import UUID
 from dotmac_contracts.envelope import Event
 from dotmac_contracts.provisioning import OfWorkspace
 
+DEDICABLE = frozenset({b"customer", b"billing"})
+"""The services that tenants can have instances of their own of."""
 _SHARED_SEGMENTS = 2
 """Slashes of a source such as `/services/customer`; a tenant's own instance has its tenant behind another one."""
 
@@ -17,8 +20,11 @@ _SHARED_SEGMENTS = 2
 class Audience:
     """Says what an instance takes."""
 
-    def __init__(self, dedicated_to: UUID | None) -> None:
+    def __init__(self, dedicated_to: UUID | None, moved_by: UUID | None = None) -> None:
+        """`moved_by`: the deployment that moved the tenant to its instances, if one did."""
         self._tenant = None if dedicated_to is None else str(dedicated_to)
+        self._moved_by = moved_by
+        self._own_sources = f"/{dedicated_to}/{moved_by}".encode()
 
     def group(self, consumer: str) -> str:
         """Return the consumer group in which the instance reads: a tenant's own reads all, and shares with none."""
@@ -30,10 +36,24 @@ class Audience:
         of_instances: whether for a subscription to what tenants' own instances tell.
         """
         if self._tenant is not None:
-            return ("ce_tenantid", self._tenant.encode()) in headers
-        source = next((value for name, value in headers if name == "ce_source"), b"")
+            if ("ce_tenantid", self._tenant.encode()) not in headers:
+                return False
+            return self._moved_by is None or self._was_told_here(_source(headers))
+        source = _source(headers)
         return (source.count(b"/") > _SHARED_SEGMENTS) == of_instances
 
     def is_asked(self, event: Event) -> bool:
         """Say whether it is this instance that an event asks, if it asks any."""
-        return self._tenant is not None or not (isinstance(event, OfWorkspace) and event.dedicated)
+        if not isinstance(event, OfWorkspace):
+            return True
+        if self._moved_by is not None:
+            return event.dedicated and event.deployment_id > self._moved_by
+        return self._tenant is not None or not event.dedicated
+
+    def _was_told_here(self, source: bytes) -> bool:
+        """Whether an event of the tenant's is of its instances since it was moved to them, or of the platform."""
+        return source.endswith(self._own_sources) or not DEDICABLE.intersection(source.split(b"/")[2:3])
+
+
+def _source(headers: Collection[tuple[str, bytes]]) -> bytes:
+    return next((value for name, value in headers if name == "ce_source"), b"")

@@ -1,11 +1,14 @@
 """The broker: topics made from the contracts, the producer of what is published, and whether it answers."""
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.errors import GroupIdNotFound, KafkaError, NonEmptyGroup, TopicAlreadyExistsError, for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
@@ -15,6 +18,7 @@ from dotmac_contracts.topics import ALL
 
 _NOT_SECURED: Mapping[str, Any] = MappingProxyType({})
 _END = -1  # of a partition, in the protocol
+_LOOK_SECONDS = 0.05
 
 
 class BrokerError(Exception):
@@ -110,6 +114,74 @@ async def forget_groups(
     finally:
         await admin.close()
     return left
+
+
+async def groups_behind(
+    bootstrap_servers: str,
+    is_meant: Callable[[str], bool],
+    seconds: float,
+    *,
+    security: Mapping[str, Any] = _NOT_SECURED,
+) -> list[str]:
+    """Return the consumer groups that have not yet taken, so many seconds later, what is in their topics now.
+
+    One of which nobody can tell what it reads, since it has no members or gets others just now, is behind as well.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, **security)
+    reader = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, **security)
+    try:
+        await admin.start()
+        await reader.start()
+        names = sorted(name for name, *_ in await admin.list_consumer_groups() if is_meant(name))
+        topics = await _subscriptions(admin, names)
+        ends = await _ends(admin, reader, {topic for those in topics.values() for topic in those})
+        until = time.monotonic() + seconds
+        while True:
+            behind = [name for name in names if not topics.get(name) or not await _has_taken(admin, name, topics, ends)]
+            if not behind or time.monotonic() >= until:
+                return behind
+            await asyncio.sleep(_LOOK_SECONDS)
+    except (KafkaError, OSError) as error:
+        raise BrokerError(f"the broker at {bootstrap_servers} does not answer: {error!r}") from error
+    finally:
+        await reader.stop()
+        await admin.close()
+
+
+async def _subscriptions(admin: AIOKafkaAdminClient, groups: list[str]) -> dict[str, set[str]]:
+    """Return what the members of groups read; of a group that is not settled, nothing."""
+    found: dict[str, set[str]] = {}
+    for answer in await admin.describe_consumer_groups(groups):
+        for _, name, state, _, _, members, *_ in answer.groups:
+            if state == "Stable":
+                read = (ConsumerProtocol.METADATA.decode(metadata).subscription for _, _, _, metadata, _ in members)
+                found[name] = {topic for topics in read for topic in topics}
+    return found
+
+
+async def _ends(
+    admin: AIOKafkaAdminClient, reader: "AIOKafkaConsumer[bytes, bytes]", topics: set[str]
+) -> dict[TopicPartition, int]:
+    """Return the end of each partition that has any record."""
+    described = await admin.describe_topics(sorted(topics)) if topics else []
+    partitions = [
+        TopicPartition(topic["topic"], partition["partition"])
+        for topic in described
+        for partition in topic["partitions"]
+    ]
+    first, ends = await reader.beginning_offsets(partitions), await reader.end_offsets(partitions)
+    return {partition: end for partition, end in ends.items() if end > first[partition]}
+
+
+async def _has_taken(
+    admin: AIOKafkaAdminClient, group: str, topics: Mapping[str, set[str]], ends: Mapping[TopicPartition, int]
+) -> bool:
+    taken = await admin.list_consumer_group_offsets(group)
+    return all(
+        partition in taken and taken[partition].offset >= end
+        for partition, end in ends.items()
+        if partition.topic in topics[group]
+    )
 
 
 async def ping(bootstrap_servers: str, *, security: Mapping[str, Any] = _NOT_SECURED) -> None:

@@ -15,6 +15,8 @@ from sqlalchemy.sql import ClauseElement
 log = structlog.get_logger()
 
 OUTBOX_CHANNEL = "outbox"
+HELD = "moving"
+"""The constraint that a database names when it refuses to change rows of a tenant that is being moved."""
 
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """What a statement may end with when the server or the line is lost. asyncpg's InternalClientError is a loss that it

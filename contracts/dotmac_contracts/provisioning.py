@@ -97,6 +97,9 @@ class DeploymentFailed(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
 
     step: str = Field(description="The step that failed.", examples=["verify"])
     reason: str = Field(description="Why, for a person to act on.")
+    irrevocable: bool = Field(
+        default=False, description="Whether it has done what can't be undone: it can only be tried again."
+    )
 
 
 class RouteAssigned(_Deployment, topic=topics.PROVISIONING_ROUTE_SNAPSHOT):
@@ -106,6 +109,12 @@ class RouteAssigned(_Deployment, topic=topics.PROVISIONING_ROUTE_SNAPSHOT):
         description="By service, where the tenant's instance answers: http://host:port; of several, each, with commas"
         " between.",
         examples=[{"customer": "http://127.0.0.1:20001", "billing": "http://127.0.0.1:20002"}],
+    )
+    on_hold: tuple[str, ...] = Field(
+        default=(),
+        description="The services that move to another place with the tenant just now: what it asks of these waits for"
+        " its next route.",
+        examples=[["customer", "billing"]],
     )
 
 

@@ -345,6 +345,8 @@ The platform is ready.
             own["WEBHOOK_ALLOW_LOOPBACK"] = "true"  # whoever tries it out receives on this machine
         if name == "provisioning":
             own["DEPLOYMENT_SERVER_URL"] = self.environment.get("DEPLOYMENT_SERVER_URL", self._server_url)
+            for service in ("customer", "billing"):
+                own[f"DEPLOYMENT_{service.upper()}_DATABASE_URL"] = self.database_url(service, "owner")
             own["DEPLOYMENT_LOG_DIRECTORY"] = str(self._place.logs)
             own |= self._containers()
         if name == "tenant":

@@ -72,6 +72,18 @@ async def verify_closed(settings: Settings, tenant_id: UUID, status: str) -> str
     return await _ask(settings, tenant_id, [], refused)
 
 
+async def verify_held(settings: Settings, tenant_id: UUID) -> str | None:
+    """See whether the gateway has the tenant's requests wait, and those under way have ended."""
+
+    async def waits(path: str, answer: aiohttp.ClientResponse) -> str | None:
+        said = await answer.json(content_type=None)
+        if answer.status != 503 or said.get("type") != "/problems/tenant-moving":
+            return f"GET {path} answered {answer.status}, not that the tenant is being moved"
+        return f"{said['under_way']} requests are under way" if said.get("under_way") else None
+
+    return await _ask(settings, tenant_id, [ENTER], waits)
+
+
 async def _answered(path: str, answer: aiohttp.ClientResponse) -> str | None:
     return None if answer.status == 200 else f"GET {path} answered {answer.status}"
 

@@ -141,12 +141,13 @@ def addresses_of(row: Any, parts: Collection[str]) -> dict[str, str]:
 
 
 def route_of(row: Any) -> RouteAssigned:
-    """Return where a tenant's requests go, to be told."""
+    """Return where a tenant's requests go, to be told: to its instances, but not before it has moved there."""
     addresses: dict[str, list[str]] = {}
-    for part, address in addresses_of(row, serving(row)).items():
+    for part, address in addresses_of(row, serving(row) if row["routed"] else ()).items():
         addresses.setdefault(service_of(part), []).append(address)
     return RouteAssigned(
         tenant_id=row["tenant_id"],
         deployment_id=row["deployment_id"],
         addresses={service: ",".join(each) for service, each in addresses.items()},
+        on_hold=DEDICATED if row["on_hold"] else (),
     )

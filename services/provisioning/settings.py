@@ -22,6 +22,9 @@ class DeploymentSettings(BaseSettings):
     server_url: SecretStr | None = None
     """A PostgreSQL server for databases of tenants' own, as a user who may create roles and databases; without it, or
     where it is empty, no tenant has processes of its own."""
+    customer_database_url: SecretStr | None = None
+    billing_database_url: SecretStr | None = None
+    """The databases that tenants share, as their owners; without them no tenant is moved."""
     log_directory: Path = Path(gettempdir())
     """Where such processes write their logs."""
     interpreters: dict[str, Path] = {}

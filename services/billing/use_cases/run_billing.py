@@ -13,6 +13,7 @@ from uuid import UUID
 from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, Prepared, prepare, publish_prepared
 from chassis.money import Money
+from chassis.moving import unheld
 from chassis.persistence.database import Transaction
 from chassis.security.actors import Actor, acting
 from chassis.service import Service
@@ -115,7 +116,7 @@ class BillingRuns:
         async with self._service.consumer_db.unscoped() as tx:
             return await tx.fetchrow(
                 "select tenant_id, run_id, traceparent, actor from billing_run where finished_at is null"
-                " order by created_at limit 1"
+                f" and {unheld('billing_run')} order by created_at limit 1"
             )
 
 
@@ -125,7 +126,9 @@ async def _next_chunk(service: Service, tenant_id: UUID, run_id: UUID, ahead: _C
         deciding = together.create_task(_decided_ahead(service, ahead)) if ahead else None
         # Each lock in a statement of its own, so that what follows sees what its last holder committed.
         run = await tx.fetchrow(
-            "select * from billing_run where tenant_id = $1 and run_id = $2 for update", tenant_id, run_id
+            f"select * from billing_run where tenant_id = $1 and run_id = $2 and {unheld('billing_run')} for update",
+            tenant_id,
+            run_id,
         )
         last = await tx.fetchval("select last_invoice_number from workspace where tenant_id = $1 for update", tenant_id)
         stands = run is not None and run["finished_at"] is None and (ahead is None or ahead.after_number == last)

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
+from chassis.moving import unheld
 from chassis.persistence.database import Transaction
 from chassis.security.actors import Actor, acting
 from chassis.service import Service
@@ -23,7 +24,8 @@ async def run_import(service: Service) -> bool:
     async with service.consumer_db.unscoped() as tx:
         job = await tx.fetchrow(
             "select tenant_id, import_id, traceparent, actor from customer_import"
-            " where finished_at is null and status <> 'uploading' order by created_at limit 1"
+            f" where finished_at is null and status <> 'uploading' and {unheld('customer_import')}"
+            " order by created_at limit 1"
         )
     if job is None:
         return await _forget_abandoned_upload(service)
@@ -38,7 +40,8 @@ async def _next_chunk(service: Service, tenant_id: UUID, import_id: UUID) -> Non
     async with service.consumer_db.for_tenants([tenant_id]) as tx:
         # The job's row first: two workers take turns, and both see what the other has done.
         state = await tx.fetchrow(
-            "select finished_at from customer_import where tenant_id = $1 and import_id = $2 for update",
+            "select finished_at from customer_import where tenant_id = $1 and import_id = $2"
+            f" and {unheld('customer_import')} for update",
             tenant_id,
             import_id,
         )

@@ -40,6 +40,7 @@ Operation = Literal[
     "upgrade",
     "scale",
     "roll_back",
+    "move",
     "deprovision",
     "repair",
     "repair_administrator",
@@ -69,8 +70,8 @@ class DeploymentView(RowView):
     tenant_id: UUID
     target: str
     operation: str = Field(
-        description="deploy, suspend, maintain, resume, upgrade, scale, roll_back, deprovision; nobody orders repair"
-        " and repair_administrator"
+        description="deploy, suspend, maintain, resume, upgrade, scale, roll_back, move, deprovision; nobody orders"
+        " repair and repair_administrator"
     )
     status: str = Field(description="queued, waiting, running, compensating, succeeded or failed")
     failed_step: str | None

@@ -9,7 +9,7 @@ from services.provisioning.instances import route_of
 
 
 def _snapshot(row: Any) -> RouteAssigned | RouteWithdrawn:
-    return route_of(row) if row["routed"] else RouteWithdrawn(tenant_id=row["tenant_id"])
+    return route_of(row) if row["routed"] or row["on_hold"] else RouteWithdrawn(tenant_id=row["tenant_id"])
 
 
 SNAPSHOTS = Snapshots(topics.PROVISIONING_ROUTE_SNAPSHOT, "select * from instance", _snapshot, RouteWithdrawn)

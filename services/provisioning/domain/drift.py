@@ -73,7 +73,7 @@ _LEADS_TO = {
     "resume": "active",
     "deprovision": "deprovisioned",
 }
-NEUTRAL = frozenset({"repair", "repair_administrator", "upgrade", "scale", "roll_back"})
+NEUTRAL = frozenset({"repair", "repair_administrator", "upgrade", "scale", "roll_back", "move"})
 """Operations after which a tenant is what it was before."""
 _DEPLOYED = frozenset({"active", "suspended", "maintenance"})
 _WITHOUT = frozenset({"registered", "failed", "deprovisioned"})

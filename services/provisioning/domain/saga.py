@@ -21,6 +21,13 @@ class Command(StrEnum):
     START_INSTANCES = "start_instances"
     REPLACE_INSTANCES = "replace_instances"
     ASSIGN_ROUTE = "assign_route"
+    RESERVE = "reserve"
+    HOLD = "hold"
+    DRAIN = "drain"
+    COPY = "copy"
+    OPEN = "open"
+    MOVE_JOURNAL = "move_journal"
+    DELETE_SOURCE = "delete_source"
     REQUEST_WORKSPACES = "request_workspaces"
     REQUEST_ADMINISTRATOR = "request_administrator"
     REQUEST_TRANSITION = "request_transition"
@@ -35,6 +42,9 @@ class Command(StrEnum):
     STOP_INSTANCES = "stop_instances"
     RESTORE_INSTANCES = "restore_instances"
     DROP_DATABASES = "drop_databases"
+    GIVE_UP_PLACE = "give_up_place"
+    RELEASE = "release"
+    EMPTY = "empty"
     REVERSE_TRANSITION = "reverse_transition"
     TELL_SUCCESS = "tell_success"
     TELL_FAILURE = "tell_failure"
@@ -54,6 +64,21 @@ OF_TARGETS = frozenset(
     }
 )
 """What a target does by itself."""
+OF_MOVES = frozenset(
+    {
+        Command.RESERVE,
+        Command.HOLD,
+        Command.DRAIN,
+        Command.COPY,
+        Command.OPEN,
+        Command.MOVE_JOURNAL,
+        Command.DELETE_SOURCE,
+        Command.GIVE_UP_PLACE,
+        Command.RELEASE,
+        Command.EMPTY,
+    }
+)
+"""What concerns two places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +207,49 @@ _OF_INSTANCES: dict[str, tuple[Recipe, ...]] = {
 }
 
 
+def _of_move(do: Command, timeout: timedelta, undo: Command | None = None) -> Recipe:
+    return Recipe(do.value, do, timeout, undo=undo)
+
+
+def _gone_on_with(do: Command) -> Recipe:
+    """Return a step after which a tenant is where it was moved to: there is time to go on, and no way back."""
+    return Recipe(do.value, do, timedelta(hours=1), final=True)
+
+
+_RESERVE = _of_move(Command.RESERVE, timedelta(minutes=1), Command.GIVE_UP_PLACE)
+_TRANSFER = (
+    _of_move(Command.HOLD, timedelta(seconds=30), Command.RELEASE),
+    _of_move(Command.DRAIN, timedelta(minutes=1)),
+    _of_move(Command.COPY, timedelta(minutes=10), Command.EMPTY),
+    _gone_on_with(Command.OPEN),
+)
+_MOVE_OUT = (
+    _ALLOCATE,
+    _of_target(Command.CREATE_DATABASES, Command.DROP_DATABASES),
+    _of_target(Command.MIGRATE),
+    _RESERVE,
+    # Before anybody waits for them.
+    _of_target(Command.START_INSTANCES, Command.STOP_INSTANCES),
+    *_TRANSFER,
+    _gone_on_with(Command.ASSIGN_ROUTE),
+    _gone_on_with(Command.MOVE_JOURNAL),
+    _gone_on_with(Command.DELETE_SOURCE),
+    _gone_on_with(Command.VERIFY),
+)
+"""From the shared databases to a place of its own."""
+_MOVE_IN = (
+    _ALLOCATE,
+    _RESERVE,
+    *_TRANSFER,
+    _gone_on_with(Command.WITHDRAW_ROUTE),
+    _gone_on_with(Command.MOVE_JOURNAL),
+    _gone_on_with(Command.STOP_INSTANCES),
+    _gone_on_with(Command.DROP_DATABASES),
+    _gone_on_with(Command.VERIFY),
+)
+"""From its own place to the shared databases."""
+
+
 def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> dict[str, tuple[Recipe, ...]]:
     return {
         "deploy": deploy,
@@ -196,11 +264,13 @@ def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> di
 
 
 RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
-    "pooled": _operations(_DEPLOY, ()),
-    "process": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN) | _OF_INSTANCES,
+    "pooled": _operations(_DEPLOY, ()) | {"move": _MOVE_IN},
+    "process": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN) | _OF_INSTANCES | {"move": _MOVE_OUT},
     "container": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN) | _OF_INSTANCES,
 }
 """By target and operation."""
+MOVED_FROM: Mapping[str, str] = {"pooled": "process", "process": "pooled"}
+"""By the target that a tenant is moved to, where it was."""
 
 
 class Unknown(Exception):
@@ -274,7 +344,7 @@ class Saga:
     def cancel(self, reason: str, now: datetime) -> "Saga":
         """Give up because somebody wants it, and undo what was begun; Refused if it is over, or being undone."""
         step = self.current
-        if self._is_final:
+        if self.is_final:
             raise Refused("what it has done can't be undone any more")
         if self.status in ("waiting", "running") and step is not None:
             return self.failed(step.name, reason, now)
@@ -368,7 +438,12 @@ class Saga:
         return replace(step, waiting_for=step.waiting_for - {who})
 
     @property
-    def _is_final(self) -> bool:
+    def place(self) -> str:
+        """The target at which its steps are done: a move makes, or takes down, what the tenant has to itself."""
+        return "process" if self.operation == "move" else self.target
+
+    @property
+    def is_final(self) -> bool:
         """Whether it has begun what can't be undone."""
         steps = zip(self.recipes, self.steps, strict=True)
         return any(recipe.final and step.status != "pending" for recipe, step in steps)
@@ -385,7 +460,7 @@ class Saga:
         return replace(self._with(step), status=status, commands=(*self.commands, recipe.do))
 
     def _undo_next(self, now: datetime) -> "Saga":
-        steps = [] if self._is_final else list(zip(self.recipes, self.steps, strict=True))
+        steps = [] if self.is_final else list(zip(self.recipes, self.steps, strict=True))
         for recipe, step in reversed(steps):
             if recipe.undo is not None and step.status in ("succeeded", "failed"):
                 saga = self._with(replace(step, status="compensating", waiting_for=recipe.answers, since=now))

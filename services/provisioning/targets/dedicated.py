@@ -222,21 +222,23 @@ class Dedicated(ABC):
         tenant_id = deployment["tenant_id"]
         async with service.consumer_db.for_tenants([tenant_id]) as tx:
             row = await tx.fetchrow(
-                "update instance set routed = true, version = version + 1 where tenant_id = $1 returning *", tenant_id
+                "update instance set routed = true, on_hold = false, version = version + 1 where tenant_id = $1"
+                " returning *",
+                tenant_id,
             )
             assert row is not None, "its instances are started before"
-            await _tell(tx, service, route_of(row), row["version"], deployment)
+            await tell(tx, service, route_of(row), row["version"], deployment)
 
     async def _withdraw_route(self, service: Service, deployment: Any) -> None:
         tenant_id = deployment["tenant_id"]
         async with service.consumer_db.for_tenants([tenant_id]) as tx:
             row = await tx.fetchrow(
-                "update instance set routed = false, version = version + 1 where tenant_id = $1 and routed"
-                " returning version",
+                "update instance set routed = false, on_hold = false, version = version + 1"
+                " where tenant_id = $1 and (routed or on_hold) returning version",
                 tenant_id,
             )
             if row is not None:
-                await _tell(tx, service, RouteWithdrawn(tenant_id=tenant_id), row["version"], deployment)
+                await tell(tx, service, RouteWithdrawn(tenant_id=tenant_id), row["version"], deployment)
 
     async def _stop(self, service: Service, tenant_id: UUID) -> str | None:
         async with service.consumer_db.for_tenants([tenant_id]) as tx:
@@ -301,9 +303,10 @@ async def _serve(service: Service, deployment: Any, instances: Sequence[str]) ->
         row = await tx.fetchrow(_SERVE, tenant_id, instances, service.clock.now())
         assert row is not None, "it was deployed"
         if row["routed"]:
-            await _tell(tx, service, route_of(row), row["version"], deployment)
+            await tell(tx, service, route_of(row), row["version"], deployment)
 
 
-async def _tell(tx: Any, service: Service, event: Event, version: int, deployment: Any) -> None:
+async def tell(tx: Any, service: Service, event: Event, version: int, deployment: Any) -> None:
+    """Publish what is so of a tenant's place now."""
     outgoing = [Outgoing(event, version, cause_of(deployment))]
     await publish(tx, outgoing, source=service.source, clock=service.clock)

@@ -25,9 +25,9 @@ from dotmac_contracts.provisioning import (
     WorkspaceRemovalRequested,
     WorkspaceRequested,
 )
-from services.provisioning import metrics
+from services.provisioning import metrics, moves
 from services.provisioning.domain.progress import Entry, between
-from services.provisioning.domain.saga import Command, Saga
+from services.provisioning.domain.saga import OF_MOVES, Command, Saga
 from services.provisioning.tables import cause_of, saga_of, stored_actor, stored_cause, stored_steps
 from services.provisioning.targets import TARGETS
 
@@ -64,7 +64,8 @@ class Unfolding:
         before = self.saga
         if Command.ALLOCATE in saga.commands:
             target = TARGETS[saga.target]
-            self.placement, refusal = target.placement(self.row["tenant_id"]), target.refusal()
+            refusal = moves.refusal(saga.place) if saga.operation == "move" else target.refusal()
+            self.placement = target.placement(self.row["tenant_id"])
             saga = saga.failed("allocate", refusal, now) if refusal else saga.done("allocate", "self", now)
         for command in saga.commands:
             self._do(command, saga)
@@ -192,7 +193,8 @@ def _event(command: Command, row: Any, saga: Saga) -> Event | None:
         case Command.TELL_SUCCESS:
             return DeploymentSucceeded(**ids)
         case Command.TELL_FAILURE:
-            return DeploymentFailed(**ids, step=saga.failed_step or "", reason=saga.reason or "")
+            why = {"step": saga.failed_step or "", "reason": saga.reason or "", "irrevocable": saga.is_final}
+            return DeploymentFailed(**ids, **why)
         case Command.ALLOCATE | Command.WAIT | Command.VERIFY | Command.VERIFY_CLOSED | Command.VERIFY_OPEN:
             return None  # its own work
         case Command.CREATE_DATABASES | Command.MIGRATE | Command.START_INSTANCES | Command.ASSIGN_ROUTE:
@@ -201,6 +203,10 @@ def _event(command: Command, row: Any, saga: Saga) -> Event | None:
             return None
         case Command.REPLACE_INSTANCES | Command.RESTORE_INSTANCES:
             return None
+        case command if command in OF_MOVES:
+            return None  # that of both its places
+        case _:
+            raise AssertionError(f"nobody knows {command}")
 
 
 def _step_at(saga: Saga) -> str:

@@ -59,14 +59,16 @@ where d.tenant_id = x.t and d.kind = x.k and d.resolved_at is null and (d.attemp
     or d.attempted_at + least(power(2, d.attempts - 1), $5::float) * $4::interval <= $3)
 returning d.*
 """
-# The request of the deployment that brought the tenant up, done again in part; unless something has begun meanwhile.
+# The request of the deployment that brought the tenant up, done again in part, where the tenant is now; unless
+# something has begun meanwhile.
 _ORDER = """
 insert into deployment (tenant_id, deployment_id, target, operation, status, request, steps, version)
 select x.t, x.d, b.target, x.o, 'queued', b.request || jsonb_build_object('deployment_id', x.d, 'operation', x.o,
     'reason', x.r, 'grace_seconds', 0), '[]'::jsonb, 0
 from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) as x (t, d, o, r) cross join lateral (
-    select target, request from deployment where tenant_id = x.t and operation = 'deploy' and status = 'succeeded'
-    order by deployment_id desc limit 1
+    select l.target, d.request from deployment d, (select target from deployment where tenant_id = x.t
+        and operation in ('deploy', 'move') and status = 'succeeded' order by deployment_id desc limit 1) as l
+    where d.tenant_id = x.t and d.operation = 'deploy' and d.status = 'succeeded' order by d.deployment_id desc limit 1
 ) as b
 where not exists (select 1 from deployment u where u.tenant_id = x.t and u.status not in ('succeeded', 'failed'))
 returning deployment_id

@@ -17,8 +17,8 @@ from chassis.messaging.consumer import TRANSIENT
 from chassis.service import Service
 from chassis.telemetry import traces
 from chassis.worker import Worker
-from services.provisioning import access
-from services.provisioning.domain.saga import OF_TARGETS, Command, Impossible, Recipe, Saga
+from services.provisioning import access, moves
+from services.provisioning.domain.saga import OF_MOVES, OF_TARGETS, Command, Impossible, Recipe, Saga
 from services.provisioning.settings import DeploymentSettings
 from services.provisioning.tables import COLUMNS, cause_of, lock_deployments, saga_of
 from services.provisioning.targets import TARGETS
@@ -192,6 +192,8 @@ def _own_work(service: Service, row: Any, recipe: Recipe, status: str) -> Awaita
         case Command.VERIFY_CLOSED:
             return access.verify_closed(service.settings, row["tenant_id"], recipe.status or "")
         case command if command in OF_TARGETS:
-            return TARGETS[row["target"]].do(service, row, command)
+            return TARGETS[saga_of(row).place].do(service, row, command)
+        case command if command in OF_MOVES:
+            return moves.do(service, row, command)
         case _:
             return None

@@ -172,7 +172,8 @@ class OperationOrder(Strict):
     target: Target | None = Field(
         default=None,
         description="Where to deploy it, by default `pooled`; `process` gives it databases and processes of its own,"
-        " `container` a database server, a network and containers. All other operations are done where it is.",
+        " `container` a database server, a network and containers. Or where to move it. All other operations"
+        " are done where it is.",
     )
     reason: Text | None = Field(default=None, description="Why; the tenant is told.")
     grace_seconds: Annotated[int, Field(ge=0, le=366 * 24 * 3600), BeforeValidator(only_a_number)] | None = Field(

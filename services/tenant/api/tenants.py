@@ -169,6 +169,7 @@ async def deploy_tenant(
     refused from then on (403) with the reason. resume: one that is suspended or in maintenance.
     upgrade, scale, roll_back: the instances that a tenant has of its own are replaced, without a request lost, by
     others of a release, by more or fewer, or by such as they were before the last of these.
+    move: one that is deployed goes to another target with all its data, while its users work on.
     deprovision: nobody uses it any more; after the grace its data is written down, deleted, and counted. One at a time.
 
     To deploy by a template, name it, and the parameters that are to be otherwise than it says.

@@ -20,6 +20,14 @@ from services.tenant.consumers import transitions
 from services.tenant.tables import lock_tenant
 from services.tenant.use_cases.transition import transition
 
+# A tenant whose move failed is where the order before it left it.
+_END = """
+update deployment_order o set ended_at = case when o.operation = 'move' and $5 then null else $3::timestamptz end,
+    target = case when o.operation = 'move' and $4 and not $5 then (select p.target from deployment_order p
+        where p.tenant_id = $1 and p.deployment_id < $2 order by p.deployment_id desc limit 1) else o.target end
+where o.tenant_id = $1 and o.deployment_id = $2
+"""
+
 
 def subscription(service: Service) -> Subscription:
     """Return what the tenant service does with provisioning's events."""
@@ -95,14 +103,12 @@ def subscription(service: Service) -> Subscription:
             if tenant is None:
                 continue
             reason = item.event.reason if isinstance(item.event, DeploymentFailed) else None
+            irrevocable = isinstance(item.event, DeploymentFailed) and item.event.irrevocable
             changed = tenant.deployment_ended(item.event.deployment_id, succeeded=reason is None)
             told = await transition(tx, service, tenant, changed, reason=reason, cause=item.envelope)
-            # The next one can be ordered.
+            # The next one can be ordered; not while a move has only half ended, which is to be tried again.
             await tx.execute(
-                "update deployment_order set ended_at = $3 where tenant_id = $1 and deployment_id = $2",
-                tenant.id,
-                item.event.deployment_id,
-                service.clock.now(),
+                _END, tenant.id, item.event.deployment_id, service.clock.now(), reason is not None, irrevocable
             )
             await publish(tx, told, source=service.source, clock=service.clock)
 
@@ -111,12 +117,13 @@ def subscription(service: Service) -> Subscription:
             tenant = await lock_tenant(tx, item.event.tenant_id)
             reopened = await tx.fetchrow(
                 # It had ended: it is tried again, unless another one was ordered meanwhile.
-                "update deployment_order o set ended_at = null where tenant_id = $1 and deployment_id = $2"
+                "update deployment_order o set ended_at = null, target = $3 where tenant_id = $1 and deployment_id = $2"
                 " and ended_at is not null and not exists"
                 " (select 1 from deployment_order p where p.tenant_id = $1 and p.ended_at is null)"
                 " returning operation, requested_by",
                 item.event.tenant_id,
                 item.event.deployment_id,
+                item.event.dedicated_target or item.event.target,
             )
             if tenant is None or reopened is None:
                 continue

@@ -56,6 +56,7 @@ class Operation(StrEnum):
     UPGRADE = "upgrade"
     SCALE = "scale"
     ROLL_BACK = "roll_back"
+    MOVE = "move"
     DEPROVISION = "deprovision"
 
 
@@ -71,12 +72,15 @@ class Target(StrEnum):
     CONTAINER = "container"
 
 
+_MOVES = (Target.POOLED, Target.PROCESS)
+"""Between which targets a tenant can be moved."""
 _BEGINS_IN: Mapping[Operation, frozenset[Status]] = {
     Operation.DEPLOY: frozenset({Status.REGISTERED, Status.FAILED}),
     Operation.SUSPEND: frozenset({Status.ACTIVE}),
     Operation.MAINTAIN: frozenset({Status.ACTIVE}),
     Operation.RESUME: frozenset({Status.SUSPENDED, Status.MAINTENANCE}),
     **dict.fromkeys(OF_INSTANCES, frozenset({Status.ACTIVE, Status.SUSPENDED, Status.MAINTENANCE})),
+    Operation.MOVE: frozenset({Status.ACTIVE, Status.SUSPENDED, Status.MAINTENANCE}),
     Operation.DEPROVISION: frozenset(
         {
             Status.REGISTERED,
@@ -135,7 +139,7 @@ class Tenant:
         return self.go(Status.DEPLOYING, deployment_id) if operation is Operation.DEPLOY else self
 
     def target(self, operation: Operation, wanted: Target | None, last: Target | None) -> Target:
-        """Return where an operation is done: a deployment where it is wanted, all else where the tenant is.
+        """Return where an operation is done: a deployment or a move where it is wanted, all else where the tenant is.
 
         `last`: where the last operation was. Refused if another target is wanted than the one where it is, and what
         needs instances of its own where it has none.
@@ -143,6 +147,12 @@ class Tenant:
         if operation is Operation.DEPLOY:
             return wanted or Target.POOLED
         where = Target.POOLED if last is None or self.status in (Status.REGISTERED, Status.FAILED) else last
+        if operation is Operation.MOVE:
+            if wanted is None or wanted is where:
+                raise Refused(f"the tenant is at the target {where}: to move it, another one has to be named")
+            if {where, wanted} - set(_MOVES):
+                raise Refused(f"nothing is moved between {where} and {wanted}, only between {' and '.join(_MOVES)}")
+            return wanted
         if wanted not in (None, where):
             raise Refused(f"the tenant is at the target {where}: to {operation} it elsewhere is not possible")
         if operation in OF_INSTANCES and where is Target.POOLED:

@@ -4,9 +4,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from chassis.messaging.audience import Audience
+from chassis.ids import new_id
+from chassis.messaging.audience import DEDICABLE, Audience
 from dotmac_contracts.envelope import Event
 from dotmac_contracts.provisioning import DataExportRequested, DeploymentSucceeded
+from services.provisioning.instances import DEDICATED
 
 OWN, OTHER = uuid4(), uuid4()
 
@@ -54,3 +56,40 @@ def test_a_record_without_headers_is_read_by_the_shared_instance_alone() -> None
 
 def test_a_tenants_own_instance_shares_a_group_with_nobody() -> None:
     assert [Audience(whose).group("customer") for whose in (None, OWN)] == ["customer", f"customer-{OWN}"]
+
+
+BEFORE, MOVE, AFTER = new_id(), new_id(), new_id()
+
+
+@pytest.mark.parametrize(
+    ("source", "taken"),
+    [
+        (f"/services/billing/{OWN}/{MOVE}", True),
+        (f"/services/customer/{OWN}/{BEFORE}", False),
+        (f"/services/customer/{OWN}", False),
+        ("/services/customer", False),
+        ("/services/tenant", True),
+    ],
+)
+def test_one_that_a_tenant_was_moved_to_leaves_alone_what_was_told_at_other_places(source: str, taken: bool) -> None:
+    assert Audience(OWN, MOVE).includes(headers(OWN, source)) is taken
+    assert not Audience(OWN, MOVE).includes(headers(OTHER, source))
+    # The shared one and the meter know it as an instance's, however it came there.
+    instances = source.count("/") > 2
+    assert Audience(None).includes(headers(OWN, source)) is not instances
+    assert Audience(None).includes(headers(OWN, source), of_instances=True) is instances
+
+
+@pytest.mark.parametrize(
+    ("deployment", "dedicated", "asked"), [(AFTER, True, True), (AFTER, False, False), (BEFORE, True, False)]
+)
+def test_one_that_a_tenant_was_moved_to_does_what_was_asked_since(
+    deployment: UUID, dedicated: bool, asked: bool
+) -> None:
+    event = DataExportRequested(deployment_id=deployment, tenant_id=OWN, dedicated=dedicated)
+    assert Audience(OWN, MOVE).is_asked(event) is asked
+    assert Audience(OWN, MOVE).is_asked(DeploymentSucceeded(deployment_id=BEFORE, tenant_id=OWN))
+
+
+def test_which_services_tenants_have_instances_of_is_said_alike() -> None:
+    assert {service.decode() for service in DEDICABLE} == set(DEDICATED)

@@ -15,6 +15,7 @@ BEGINS = {
     Operation.MAINTAIN: {"active"},
     Operation.RESUME: {"suspended", "maintenance"},
     **{operation: {"active", "suspended", "maintenance"} for operation in OF_INSTANCES},
+    Operation.MOVE: {"active", "suspended", "maintenance"},
     Operation.DEPROVISION: set(Status) - {"deploying", "deprovisioned"},
 }
 

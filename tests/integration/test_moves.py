@@ -1,0 +1,257 @@
+"""A tenant is moved between the shared databases and a place of its own, while its users work on."""
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from chassis.persistence.schema import MOVED
+from deploy.stack.stack import Stack
+from services.provisioning.domain.saga import RECIPES
+from tests.api import Api, eventually
+from tests.conftest import Tenant, deploy
+from tests.deployments import done, past_security, settled
+from tests.feed import Reader, everything
+from tests.integration.test_deprovision import KEPT, rows, settle_in
+from tests.integration.test_flow import billed
+from tests.integration.test_targets import ALL, NOTHING, own_things
+from tests.world import fits
+
+V1 = "/api/v1"
+OTHER = {"process": "pooled", "pooled": "process"}
+SEALED = "to_jsonb(r) - 'body'"
+"""What is kept of an answer is sealed anew, under the secret of the new place."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def began() -> datetime:
+    """Return when these tests began: what others left behind is not theirs."""
+    return datetime.now(UTC) - timedelta(seconds=1)
+
+
+@dataclass
+class Writer:
+    """A client that goes on to make customers, with what it was told of each."""
+
+    api: Api
+    made: dict[str, str] = field(default_factory=dict)
+    """Ids of customers that were acknowledged, by their references."""
+    statuses: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    async def write(self) -> None:
+        while True:
+            reference = secrets.token_hex(6)
+            body = {"name": f"Customer {reference}", "external_reference": reference}
+            answer = await self.api.send("POST", f"{V1}/customers", body, headers={"Idempotency-Key": reference})
+            self.statuses[answer.status] += 1
+            if answer.status == 201:
+                self.made[reference] = answer.body["id"]
+            read = await self.api.send("GET", f"{V1}/invoices")
+            self.statuses[read.status] += 1
+
+    async def has_written(self, more: int = 3) -> None:
+        """Return once so many more are made."""
+        wanted = len(self.made) + more
+
+        async def so() -> bool:
+            return len(self.made) >= wanted
+
+        await eventually(so)
+
+
+@contextlib.asynccontextmanager
+async def writing(api: Api) -> AsyncIterator[Writer]:
+    """Have two clients write, until the context is left."""
+    writer = Writer(api)
+    tasks = [asyncio.create_task(writer.write()) for _ in range(2)]
+    try:
+        await writer.has_written()
+        yield writer
+        await writer.has_written()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def placed(stack: Stack, service: str, tenant: str, target: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """Connect to the database where a tenant's rows are, as its server's administrator."""
+    name = service if target == "pooled" else f"{service}_{UUID(tenant).hex}"
+    async with past_security(stack, name) as database:
+        yield database
+
+
+async def contents(stack: Stack, tenant: str, target: str) -> dict[str, tuple[int, str]]:
+    """Return how many rows of a tenant each table holds at a place, and a digest of them."""
+    found = {}
+    for service in ("customer", "billing"):
+        async with placed(stack, service, tenant, target) as database:
+            tables = [
+                row[0] for row in await database.fetch("select tablename from pg_policies where policyname = $1", MOVED)
+            ]
+            for table in tables:
+                lines = [
+                    row[0]
+                    for row in await database.fetch(
+                        f"select ({SEALED})::text from {table} r where tenant_id = $1 order by 1", UUID(tenant)
+                    )
+                ]
+                digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+                found[f"{service}.{table}"] = (len(lines), digest)
+    return found
+
+
+async def has_settled(stack: Stack, isp: Tenant, target: str) -> None:
+    """Return once each of a tenant's customers has its account, and all that it told is published."""
+
+    async def so() -> bool:
+        async with (
+            placed(stack, "customer", isp.id, target) as customer,
+            placed(stack, "billing", isp.id, target) as billing,
+        ):
+            tenant = UUID(isp.id)
+            customers = await customer.fetchval("select count(*) from customer where tenant_id = $1", tenant)
+            accounts = await billing.fetchval("select count(*) from billing_account where tenant_id = $1", tenant)
+            waiting = sum(
+                [
+                    await each.fetchval("select count(*) from outbox where tenant_id = $1", tenant)
+                    for each in (customer, billing)
+                ]
+            )
+        return bool(customers == accounts and not waiting)
+
+    await eventually(so)
+
+
+async def all_there(stack: Stack, isp: Tenant, target: str, writer: Writer) -> None:
+    """See that what was acknowledged is there, once, and nobody was told of a failure."""
+    assert set(writer.statuses) == {200, 201}, dict(writer.statuses)
+    async with placed(stack, "customer", isp.id, target) as database:
+        found = await database.fetch(
+            "select external_reference as reference, customer_id::text as id from customer where tenant_id = $1",
+            UUID(isp.id),
+        )
+    known = {row["reference"]: row["id"] for row in found}
+    assert len(known) == len(found)
+    assert {reference: known.get(reference) for reference in writer.made} == writer.made
+
+
+async def nothing_at(stack: Stack, isp: Tenant, target: str) -> None:
+    """See that nothing of a tenant is left at a place."""
+    if target == "process":
+        assert await own_things(stack, isp.id) == NOTHING
+    else:
+        assert {name: count for name, (count, _) in (await contents(stack, isp.id, target)).items() if count} == {}
+    for service in ("customer", "billing"):
+        async with past_security(stack, service) as database:
+            for table in ("moving", "outbox", *(["journal"] if target == "pooled" else [])):
+                count = f"select count(*) from {table} where tenant_id = $1"
+                assert await database.fetchval(count, UUID(isp.id)) == 0, (service, table)
+
+
+async def invoices_without_gap(api: Api) -> None:
+    items = (await api.send("GET", f"{V1}/invoices", params={"limit": "200"})).expect(200)["items"]
+    numbers = sorted(int(item["number"].rpartition("-")[2]) for item in items)
+    assert numbers == list(range(1, len(items) + 1))
+
+
+async def versions_without_gap(stack: Stack, isp: Tenant) -> None:
+    """See that whoever follows the tenant's events was told of each version of each thing, once."""
+    last = "the last one"
+    (await isp.api.send("POST", f"{V1}/customers", {"name": last})).expect(201)
+
+    def enough(reader: Reader) -> bool:
+        return any(event["data"].get("name") == last for event in reader.events if event["data"])
+
+    reader = await everything(isp.api, enough)
+    versions = defaultdict(list)
+    for event in reader.events:
+        if "Snapshot" not in event["type"]:
+            versions[event["type"].split(".")[0], event["subject"]].append(int(event["aggregateversion"]))
+    for key, found in versions.items():
+        assert found == sorted(set(found)), (key, found)
+
+
+async def metered(stack: Stack, tenant: str) -> int:
+    async with past_security(stack, "billing") as database:
+        found = await database.fetchval("select sum(change) from active_customers where tenant_id = $1", UUID(tenant))
+    return int(found or 0)
+
+
+async def test_a_tenant_moves_while_its_users_write(stack: Stack, public: Api, platform: Api, began: datetime) -> None:
+    isp = await deploy(public, platform)
+    await settled(stack, isp.id)
+    await settle_in(isp)
+    await has_settled(stack, isp, "pooled")
+    made_before = (await isp.api.send("GET", f"{V1}/payments")).expect(200)["items"]
+    before = await contents(stack, isp.id, "pooled")
+    assert before["billing.invoice"][0] == 1 and before["customer.idempotency_key"][0] == 0
+    where = "pooled"
+    for number in range(3):
+        to = OTHER[where]
+        async with writing(isp.api) as writer:
+            found = await done(platform, stack, isp.id, operation="move", target=to)
+            assert (found["target"], found["status"]) == (to, "succeeded")
+            assert [step["name"] for step in found["steps"]] == [recipe.name for recipe in RECIPES[to]["move"]]
+        await all_there(stack, isp, to, writer)
+        await nothing_at(stack, isp, where)
+        await has_settled(stack, isp, to)
+        if to == "process":
+            assert await own_things(stack, isp.id) == ALL
+        where = to
+        # What was answered once is answered the same.
+        payment = {
+            "account_id": made_before[0]["account_id"],
+            "amount": {"amount_minor": 100, "currency": "USD"},
+            "method": "cash",
+        }
+        again = await isp.api.send("POST", f"{V1}/payments", payment, headers={"Idempotency-Key": isp.id})
+        assert again.expect(201)["id"] == made_before[0]["id"]
+        await billed(isp.api, f"2026-0{number + 2}")
+        await invoices_without_gap(isp.api)
+
+        async def counted() -> bool:
+            customers = (await isp.api.send("GET", f"{V1}/billing-accounts/summary")).expect(200)["count"]
+            return bool(await metered(stack, isp.id) == customers)
+
+        await eventually(counted)
+    await versions_without_gap(stack, isp)
+    (await platform.send("POST", f"{V1}/tenants/{isp.id}/deployments", {"operation": "move", "target": where})).problem(
+        409, "wrong-state"
+    )
+    await fits(stack, began, [])
+    await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0)
+    assert await own_things(stack, isp.id) == NOTHING
+
+    async def gone() -> bool:
+        left = await rows(stack, isp.id)
+        kept = {f"{service}.{table}" for service, tables in KEPT.items() for table in tables}
+        return not {name for name, count in left.items() if count} - kept - {"provisioning.instance"}
+
+    await eventually(gone)
+
+
+async def test_the_rows_of_one_that_moves_are_the_same_after(stack: Stack, public: Api, platform: Api) -> None:
+    isp = await deploy(public, platform)
+    await settled(stack, isp.id)
+    await settle_in(isp)
+    await has_settled(stack, isp, "pooled")
+    before = await contents(stack, isp.id, "pooled")
+    assert before["billing.idempotency_key"][0] == 2
+    where = "pooled"
+    for to in ("process", "pooled"):
+        await done(platform, stack, isp.id, operation="move", target=to)
+        after = await contents(stack, isp.id, to)
+        assert {table: found for table, found in after.items() if found != before[table]} == {}
+        await nothing_at(stack, isp, where)
+        where = to
