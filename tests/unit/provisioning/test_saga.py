@@ -23,14 +23,13 @@ class Deployment(RuleBasedStateMachine):
     """Every party may say anything at any time."""
 
     @initialize(
-        place=sampled_from(sorted(RECIPES)),
-        operation=sampled_from(sorted(OPERATIONS)),
+        what=sampled_from([(place, operation) for place, each in RECIPES.items() for operation in each]),
         grace=sampled_from((timedelta(), GRACE)),
     )
-    def begin(self, place: str, operation: str, grace: timedelta) -> None:
+    def begin(self, what: tuple[str, str], grace: timedelta) -> None:
         self.now = NOW
         self.asked: list[Command] = []
-        self.take(Saga.order(place, operation, NOW, grace))
+        self.take(Saga.order(*what, NOW, grace))
         self.plan = self.saga.recipes
         self.undoes = {recipe.undo for recipe in self.plan}
 
