@@ -6,6 +6,7 @@ import importlib
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -28,16 +29,19 @@ from chassis.messaging.security import client_security
 from chassis.moving import moved_by
 from chassis.persistence.database import Database
 from chassis.security.following import Follower
+from chassis.security.resealing import Resealing, Sealed
 from chassis.security.revocations import Revocations
 from chassis.security.tokens import TokenVerifier
 from chassis.security.vault import Vault
 from chassis.service import Microservice, Service
 from chassis.settings import Settings
+from chassis.worker import Worker
 
 log = structlog.get_logger()
 
 # A request that waits longer holds a connection for an answer that nobody waits for any more.
 _REQUEST_LIMITS = {"statement_timeout": "30s", "lock_timeout": "10s"}
+_RESEAL_SECONDS = 3600.0
 ROLES = frozenset({"api", "consumer", "relay"})
 
 
@@ -112,7 +116,7 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
             await consumers.start()
             stack.push_async_callback(consumers.stop)
             checks["consumer"] = _healthy("a consumer is not connected", consumers)
-            for worker in microservice.workers(service):
+            for worker in (*microservice.workers(service), *_resealing(microservice, service)):
                 service.workers[worker.name] = worker
                 worker.start()
                 stack.push_async_callback(worker.stop)
@@ -156,6 +160,14 @@ async def serve(microservice: Microservice, settings: Settings) -> None:
         server.should_exit = True
         await serving
     log.info("stopped", service=microservice.name)
+
+
+def _resealing(microservice: Microservice, service: Service) -> Sequence[Worker]:
+    """Return what seals anew, while there is a former secret to be got rid of."""
+    if service.settings.secret_key_previous is None or not microservice.sealed:
+        return ()
+    columns = [Sealed(*place) for place in microservice.sealed]
+    return [Worker("resealing", Resealing(service, columns).step, poll_seconds=_RESEAL_SECONDS)]
 
 
 class _Part(Protocol):

@@ -80,6 +80,8 @@ class Microservice:
     """What the API waits by, for answers that go on."""
     streams: Sequence[str] = ()
     """Paths of the operations that take in their bodies piece by piece, and so may have large ones."""
+    sealed: Sequence[tuple[str, str]] = ()
+    """Tables and their columns that hold what the vault sealed, for good."""
     dedicable: bool = False
     """Whether a tenant can have an instance of its own."""
     prepare: Callable[[Service], Awaitable[None]] = _no_preparation

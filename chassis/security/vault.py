@@ -15,7 +15,8 @@ class Vault:
     """Seals with the first secret, and opens what any of them sealed, so that a secret can be changed."""
 
     def __init__(self, *secrets: str) -> None:
-        self._keys = MultiFernet([_key(secret) for secret in secrets])
+        keys = [_key(secret) for secret in secrets]
+        self._present, self._keys = keys[0], MultiFernet(keys)
 
     def seal(self, plain: bytes) -> bytes:
         """Return it encrypted and authenticated."""
@@ -27,6 +28,14 @@ class Vault:
             return self._keys.decrypt(sealed)
         except InvalidToken as error:
             raise CanNotBeOpened("it was sealed under another SECRET_KEY, or changed since") from error
+
+    def renewed(self, sealed: bytes) -> bytes | None:
+        """Return it sealed under the first secret; None if it is, CanNotBeOpened if it can't be trusted."""
+        try:
+            self._present.decrypt(sealed)
+        except InvalidToken:
+            return self.seal(self.open(sealed))
+        return None
 
 
 def _key(secret: str) -> Fernet:

@@ -44,4 +44,5 @@ MICROSERVICE = Microservice(
     ],
     workers=_workers,
     listeners=_listeners,
+    sealed=[("webhook_endpoint", "secret"), ("webhook_endpoint", "previous_secret")],
 )

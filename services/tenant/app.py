@@ -38,5 +38,6 @@ MICROSERVICE = Microservice(
         snapshots.SETTINGS_SNAPSHOTS.subscription(service),
         departures.subscription(service),
     ],
+    sealed=[("second_factor", "sealed_secret"), ("setting_secret", "sealed")],
     prepare=bootstrap,
 )

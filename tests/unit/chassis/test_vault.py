@@ -24,3 +24,13 @@ def test_what_was_changed_or_sealed_elsewhere_is_refused() -> None:
     sealed[-3] ^= 1
     with pytest.raises(CanNotBeOpened):
         Vault("one").open(bytes(sealed))
+
+
+def test_what_the_present_secret_sealed_is_not_sealed_anew() -> None:
+    former, present = Vault("old"), Vault("new", "old")
+    assert present.renewed(present.seal(b"x")) is None
+    anew = present.renewed(former.seal(b"x"))
+    assert anew is not None
+    assert Vault("new").open(anew) == b"x"
+    with pytest.raises(CanNotBeOpened):
+        present.renewed(Vault("another").seal(b"x"))
