@@ -135,7 +135,9 @@ async def test_a_tenant_is_upgraded_scaled_and_rolled_back_while_it_works(
     async with installed.with_releases("2", "1"):
 
         async def as_it_was() -> bool:
-            return releases_of(isp.id) == ["1", "1"]  # a newer release is no reason to leave the one it has
+            answers = [await isp.api.send("GET", f"{V1}/{path}") for path in ("workspace", "billing-workspace")]
+            # A newer release is no reason to leave the one it has.
+            return releases_of(isp.id) == ["1", "1"] and all(answer.status == 200 for answer in answers)
 
         await eventually(as_it_was)
         async with at_work(isp) as made:
