@@ -25,7 +25,7 @@ class DeploymentStarted(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
     )
     operation: str = Field(
         default="deploy",
-        description="`deploy`, `suspend`, `maintain`, `resume`, `deprovision`; more may come.",
+        description="`deploy`, `suspend`, `maintain`, `resume`, `move`, `deprovision`; more may come.",
         examples=["deploy"],
     )
 

@@ -156,7 +156,7 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     )
     operation: str = Field(
         default="deploy",
-        description="`deploy`, `suspend`, `maintain`, `resume`, `deprovision`; more may come.",
+        description="`deploy`, `suspend`, `maintain`, `resume`, `move`, `deprovision`; more may come.",
         examples=["deploy"],
     )
     reason: str | None = Field(default=None, description="Why, if it was said.", examples=["The invoice is overdue."])

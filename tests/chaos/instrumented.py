@@ -40,13 +40,19 @@ _STEPS_AT_TARGETS = {
     "definition": re.compile(r"\s*(create|alter|drop) (role|database)\b"),
     "wish": re.compile(r"\s*insert into instance\b"),
     "record": re.compile(r"\s*update instance set ports\b"),
+    "hold": re.compile(r"\s*insert into moving\b"),
+    "copy": re.compile(r'\s*insert into "\w+" \(.* json_populate_recordset', re.DOTALL),
+    "opening": re.compile(r"\s*(delete from|update) moving\b"),
+    "journal": re.compile(r"\s*insert into journal\b"),
+    "removal": re.compile(r'\s*delete from "\w+" where tenant_id'),
 }
 POINTS_AT_TARGETS = (
     *(f"{when} {step}" for step in (*_STEPS_AT_TARGETS, "step commit") for when in ("before", "after")),
     "before migration",
 )
 """`definition`: of a role or a database; `wish`: for instances; `record`: of those that run; `step commit`: of what
-saved a deployment and handled no event; `migration`: to a next version, all of them in one transaction."""
+saved a deployment and handled no event; `migration`: to a next version, all of them in one transaction. Of a move, in
+each of the two databases: `hold` and `opening` of a tenant's rows, `copy` and `removal` of a table's, `journal`."""
 
 _PRODUCE = 0  # the key of the request, in Kafka's protocol
 _FILE = Path(os.environ.get("CRASH_FILE", os.devnull))
