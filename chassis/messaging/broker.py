@@ -161,7 +161,7 @@ async def _subscriptions(admin: AIOKafkaAdminClient, groups: list[str]) -> dict[
     return found
 
 
-class _Description(Request[DescribeGroupsRequest_v2]):
+class _Description(Request[DescribeGroupsRequest_v2]):  # type: ignore[misc]
     """Asks for groups in the last version whose answer the client can read."""
 
     API_KEY = DescribeGroupsRequest_v2.API_KEY
