@@ -10,7 +10,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.errors import GroupIdNotFound, KafkaError, NonEmptyGroup, TopicAlreadyExistsError, for_code
-from aiokafka.protocol.admin import DeleteGroupsRequest
+from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest_v2
+from aiokafka.protocol.api import Request
 
 from chassis.messaging.security import client_security
 from chassis.settings import Settings
@@ -151,12 +152,25 @@ async def groups_behind(
 async def _subscriptions(admin: AIOKafkaAdminClient, groups: list[str]) -> dict[str, set[str]]:
     """Return what the members of groups read; of a group that is not settled, nothing."""
     found: dict[str, set[str]] = {}
-    for answer in await admin.describe_consumer_groups(groups):
-        for _, name, state, _, _, members, *_ in answer.groups:
+    for group in groups:
+        answer = await admin._send_request(_Description([group]), await admin.find_coordinator(group))
+        for _, name, state, _, _, members in answer.groups:
             if state == "Stable":
                 read = (ConsumerProtocol.METADATA.decode(metadata).subscription for _, _, _, metadata, _ in members)
                 found[name] = {topic for topics in read for topic in topics}
     return found
+
+
+class _Description(Request[DescribeGroupsRequest_v2]):  # type: ignore[misc]
+    """Asks for groups in the last version whose answer the client can read."""
+
+    API_KEY = DescribeGroupsRequest_v2.API_KEY
+
+    def __init__(self, groups: list[str]) -> None:
+        self._groups = groups
+
+    def build(self, request_struct_class: type[DescribeGroupsRequest_v2]) -> DescribeGroupsRequest_v2:
+        return request_struct_class(self._groups)
 
 
 async def _ends(

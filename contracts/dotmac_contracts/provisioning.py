@@ -26,8 +26,8 @@ class DeploymentStarted(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
     )
     operation: str = Field(
         default="deploy",
-        description="`deploy`, `suspend`, `maintain`, `resume`, `upgrade`, `scale`, `roll_back`, `deprovision`; more"
-        " may come.",
+        description="`deploy`, `suspend`, `maintain`, `resume`, `upgrade`, `scale`, `roll_back`, `move`,"
+        " `deprovision`; more may come.",
         examples=["deploy"],
     )
 

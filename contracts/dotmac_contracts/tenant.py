@@ -157,8 +157,8 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     )
     operation: str = Field(
         default="deploy",
-        description="`deploy`, `suspend`, `maintain`, `resume`, `upgrade`, `scale`, `roll_back`, `deprovision`; more"
-        " may come.",
+        description="`deploy`, `suspend`, `maintain`, `resume`, `upgrade`, `scale`, `roll_back`, `move`,"
+        " `deprovision`; more may come.",
         examples=["deploy"],
     )
     reason: str | None = Field(default=None, description="Why, if it was said.", examples=["The invoice is overdue."])

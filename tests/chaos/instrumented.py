@@ -42,6 +42,11 @@ _STEPS_AT_TARGETS = {
     "wish": re.compile(r"\s*insert into instance\b"),
     "record": re.compile(r"\s*update instance set ports\b"),
     "choice": re.compile(r"\s*update instance set deployment_id\b"),
+    "hold": re.compile(r"\s*insert into moving\b"),
+    "copy": re.compile(r'\s*insert into "\w+" \(.* json_populate_recordset', re.DOTALL),
+    "opening": re.compile(r"\s*(delete from|update) moving\b"),
+    "journal": re.compile(r"\s*insert into journal\b"),
+    "removal": re.compile(r'\s*delete from "\w+" where tenant_id'),
 }
 POINTS_AT_TARGETS = (
     *(
@@ -53,7 +58,8 @@ POINTS_AT_TARGETS = (
 )
 """`definition`: of a role or a database; `wish`: for instances; `record`: of those that run; `step commit`: of what
 saved a deployment and handled no event; `migration`: to a next version, all of them in one transaction; `engine
-change`: what is asked of a container engine but for looks."""
+change`: what is asked of a container engine but for looks. Of a move, in each of the
+two databases: `hold` and `opening` of a tenant's rows, `copy` and `removal` of a table's, `journal`."""
 
 _PRODUCE = 0  # the key of the request, in Kafka's protocol
 _FILE = Path(os.environ.get("CRASH_FILE", os.devnull))

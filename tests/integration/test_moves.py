@@ -6,8 +6,9 @@ import hashlib
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,10 +20,12 @@ from deploy.stack.stack import Stack
 from services.provisioning.domain.saga import RECIPES
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
-from tests.deployments import done, past_security, settled
+from tests.crashes import arm, crashed_at_each, mortal
+from tests.deployments import done, ended, ordered, past_security, settled
 from tests.feed import Reader, everything
 from tests.integration.test_deprovision import KEPT, rows, settle_in
 from tests.integration.test_flow import billed
+from tests.integration.test_operation_failures import at, away, failing, time_is_over
 from tests.integration.test_targets import ALL, NOTHING, own_things
 from tests.world import fits
 
@@ -247,7 +250,7 @@ async def test_the_rows_of_one_that_moves_are_the_same_after(stack: Stack, publi
     await settle_in(isp)
     await has_settled(stack, isp, "pooled")
     before = await contents(stack, isp.id, "pooled")
-    assert before["billing.idempotency_key"][0] == 2
+    assert before["billing.idempotency_key"][0] == 1
     where = "pooled"
     for to in ("process", "pooled"):
         await done(platform, stack, isp.id, operation="move", target=to)
@@ -255,3 +258,94 @@ async def test_the_rows_of_one_that_moves_are_the_same_after(stack: Stack, publi
         assert {table: found for table, found in after.items() if found != before[table]} == {}
         await nothing_at(stack, isp, where)
         where = to
+
+
+async def works_at(stack: Stack, platform: Api, isp: Tenant, target: str) -> None:
+    """See that a tenant is at a place, and works there."""
+    (await isp.api.send("POST", f"{V1}/customers", {"name": "After it"})).expect(201)
+    await has_settled(stack, isp, target)
+    assert (await contents(stack, isp.id, target))["customer.workspace"][0] == 1
+    found = await done(platform, stack, isp.id, operation="suspend")
+    assert found["target"] == target
+    await done(platform, stack, isp.id, operation="resume")
+
+
+@pytest.mark.parametrize(("name", "missing"), [("hold", "gateway"), ("drain", "billing")])
+async def test_a_move_that_fails_is_undone_and_the_tenant_works_on(
+    stack: Stack, public: Api, platform: Api, began: datetime, name: str, missing: str
+) -> None:
+    isp = await deploy(public, platform)
+    await settled(stack, isp.id)
+    direct, at_tenant = (replace(platform, url=stack.url(each)) for each in ("provisioning", "tenant"))
+    async with away(stack, missing):
+        deployment = await ordered(at_tenant, isp.id, operation="move", target="process")
+        await at(direct, deployment, name)
+        await time_is_over(stack, deployment)
+        await failing(direct, deployment, name)
+    found = await ended(platform, deployment)
+    assert (found["status"], found["failed_step"]) == ("failed", name)
+    assert {step["status"] for step in found["steps"]} <= {"succeeded", "compensated", "failed", "pending"}
+    await settled(stack, isp.id)
+    assert await own_things(stack, isp.id) == NOTHING
+    await works_at(stack, platform, isp, "pooled")
+    await fits(stack, began, [])
+    await done(platform, stack, isp.id, operation="move", target="process")
+    await works_at(stack, platform, isp, "process")
+
+
+OUT = [
+    ("before hold", 1),  # the new place is reserved
+    ("after hold", 1),
+    ("after domain commit", 1),  # the gateway is told to wait
+    ("before hold", 1),  # the old place holds
+    ("after hold", 2),
+    ("after hold", 4),  # all is drained
+    ("before copy", 1),
+    ("after copy", 3),
+    ("before opening", 1),
+    ("after opening", 1),
+    ("before domain commit", 1),  # the route is told
+    ("after domain commit", 1),
+    ("before journal", 1),
+    ("after journal", 1),
+    ("after removal", 1),
+    ("before step commit", 1),
+]
+BACK = [
+    ("after hold", 1),
+    ("before domain commit", 1),
+    ("after domain commit", 1),
+    ("after hold", 2),
+    ("after hold", 4),
+    ("after copy", 1),
+    ("after opening", 1),
+    ("before domain commit", 1),  # the route is withdrawn
+    ("after domain commit", 1),
+    ("after journal", 1),
+    ("before definition", 1),  # its databases are dropped
+    ("after definition", 1),
+]
+
+
+async def test_a_tenant_moves_in_spite_of_crashes(
+    stack: Stack, public: Api, platform: Api, began: datetime, tmp_path: Path
+) -> None:
+    isp = await deploy(public, platform)
+    await settled(stack, isp.id)
+    await settle_in(isp)
+    await has_settled(stack, isp, "pooled")
+    before = await contents(stack, isp.id, "pooled")
+    file = tmp_path / "provisioning.crash"
+    async with mortal(stack, file, DEPLOYMENT_LEASE_SECONDS="1"):
+        for to, points in (("process", OUT), ("pooled", BACK)):
+            arm(file, *points[0])
+            deployment = await ordered(platform, isp.id, operation="move", target=to)
+            await crashed_at_each(stack, file, points[1:])
+            found = await ended(platform, deployment)
+            assert (found["status"], found["reason"]) == ("succeeded", None)
+            await settled(stack, isp.id)
+            after = await contents(stack, isp.id, to)
+            assert {table: rows for table, rows in after.items() if rows != before[table]} == {}
+            await nothing_at(stack, isp, OTHER[to])
+    await versions_without_gap(stack, isp)
+    await fits(stack, began, [])

@@ -15,6 +15,8 @@ MESSAGING = {
     "inbox": {"api": "INSERT", "consumer": "DELETE INSERT SELECT"},
     "dead_letter": {"api": "SELECT UPDATE", "consumer": "INSERT SELECT UPDATE"},
     "dead_letter_action": {"api": "INSERT SELECT", "consumer": "INSERT SELECT"},
+    # Who moves a tenant is the owner.
+    "moving": {"api": "SELECT", "consumer": "SELECT"},
     # A new version of a service waits for its migrations by looking here.
     "alembic_version": {"api": "SELECT"},
 }

@@ -218,7 +218,7 @@ def _gone_on_with(do: Command) -> Recipe:
 
 _RESERVE = _of_move(Command.RESERVE, timedelta(minutes=1), Command.GIVE_UP_PLACE)
 _TRANSFER = (
-    _of_move(Command.HOLD, timedelta(seconds=30), Command.RELEASE),
+    _of_move(Command.HOLD, timedelta(minutes=1), Command.RELEASE),
     _of_move(Command.DRAIN, timedelta(minutes=1)),
     _of_move(Command.COPY, timedelta(minutes=10), Command.EMPTY),
     _gone_on_with(Command.OPEN),

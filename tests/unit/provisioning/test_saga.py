@@ -236,3 +236,25 @@ def test_a_repair_that_fails_takes_nothing_away() -> None:
     saga = replace(saga, commands=()).failed("verify", "it broke", NOW)
     assert (saga.status, saga.commands) == ("failed", (Command.TELL_FAILURE,))
     assert [step.status for step in saga.steps] == ["succeeded", "failed"]
+
+
+@pytest.mark.parametrize("target", ["pooled", "process"])
+def test_a_move_is_undone_until_the_new_place_is_opened_and_gone_on_with_after_that(target: str) -> None:
+    saga = Saga.order(target, "move", NOW).start(NOW)
+    assert saga.place == "process"
+    while (step := saga.current) is not None and step.name != "open":
+        begun, saga = saga, saga.done(step.name, "self", NOW)
+    undone = replace(begun, commands=()).failed("copy", "it differs", NOW)
+    while (step := undone.current) is not None:
+        undone = undone.undone(step.name, "self", NOW)
+    assert undone.status == "failed" and not undone.is_final
+    assert [command.value for command in undone.commands if command not in ENDS] == {
+        "pooled": ["empty", "release", "give_up_place"],
+        "process": ["empty", "release", "stop_instances", "give_up_place", "drop_databases"],
+    }[target]
+    with pytest.raises(Refused):
+        saga.cancel("too late", NOW)
+    broken = replace(saga, commands=()).failed("open", "nobody answers", NOW)
+    assert (broken.status, broken.is_final, broken.commands) == ("failed", True, (Command.TELL_FAILURE,))
+    again = broken.retry().start(NOW)
+    assert again.current is not None and again.current.name == "open"

@@ -85,3 +85,16 @@ def test_every_change_is_a_transition_that_is_allowed_and_a_version(asked: list[
 def test_the_end_of_another_deployment_changes_nothing() -> None:
     deploying = tenant(Status.DEPLOYING, uuid4())
     assert deploying.deployment_ended(uuid4(), succeeded=True) is deploying
+
+
+def test_a_tenant_moves_to_another_target_between_those_that_can_be_moved_between() -> None:
+    active = tenant(Status.ACTIVE)
+    assert active.target(Operation.MOVE, Target.PROCESS, None) is Target.PROCESS
+    assert active.target(Operation.MOVE, Target.POOLED, Target.PROCESS) is Target.POOLED
+    for wanted in (None, Target.PROCESS):
+        with pytest.raises(Refused, match="at the target process: to move it, another one has to be named"):
+            active.target(Operation.MOVE, wanted, Target.PROCESS)
+    for elsewhere in set(Target) - {Target.POOLED, Target.PROCESS}:
+        for wanted, last in ((elsewhere, Target.POOLED), (Target.POOLED, elsewhere)):
+            with pytest.raises(Refused, match="nothing is moved between"):
+                active.target(Operation.MOVE, wanted, last)
