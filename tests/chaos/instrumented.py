@@ -58,8 +58,8 @@ POINTS_AT_TARGETS = (
 )
 """`definition`: of a role or a database; `wish`: for instances; `record`: of those that run; `step commit`: of what
 saved a deployment and handled no event; `migration`: to a next version, all of them in one transaction; `engine
-change`: what is asked of a container engine but for looks. Of a move, in each of the
-two databases: `hold` and `opening` of a tenant's rows, `copy` and `removal` of a table's, `journal`."""
+change`: what is asked of a container engine but for looks. Of a move, in each of the two databases: `hold` and
+`opening` of a tenant's rows, `copy` and `removal` of a table's, `journal`."""
 
 _PRODUCE = 0  # the key of the request, in Kafka's protocol
 _FILE = Path(os.environ.get("CRASH_FILE", os.devnull))
