@@ -94,7 +94,7 @@ async def test_settings_are_defaults_until_they_are_changed(isp: Tenant) -> None
         "max_length": None,
         "default": 14,
         "value": 14,
-        "secret": False,
+        "write_only": False,
         "is_set": False,
     }
 
@@ -164,7 +164,7 @@ async def test_a_secret_is_sealed_and_shown_nowhere(stack: Stack, public: Api, p
     isp = await deploy(public, platform)
     await settled(stack, isp.id)
     first = await changed(isp.api, "notifications", {"smtp_user": "acme", "smtp_password": SECRET})
-    (password,) = [item for item in first["settings"] if item["secret"]]
+    (password,) = [item for item in first["settings"] if item["write_only"]]
     assert (password["name"], password["value"], password["is_set"]) == ("smtp_password", None, True)
     assert password["default"] is None
     read = await isp.api.send("GET", f"{V1}/settings")
@@ -208,7 +208,7 @@ async def test_a_secret_is_sealed_and_shown_nowhere(stack: Stack, public: Api, p
 async def test_a_secret_can_be_taken_away(stack: Stack, other: Tenant) -> None:
     await changed(other.api, "notifications", {"smtp_password": SECRET})
     after = await changed(other.api, "notifications", {"smtp_password": None})
-    assert [item["is_set"] for item in after["settings"] if item["secret"]] == [False]
+    assert [item["is_set"] for item in after["settings"] if item["write_only"]] == [False]
     assert await asked(stack, "tenant", "select 1 from setting_secret where tenant_id = $1", other.id) == []
     assert await changed(other.api, "notifications", {"smtp_password": None}) == after
 

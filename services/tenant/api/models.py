@@ -489,12 +489,25 @@ class Approved(BaseModel):
     invitation: UserInvitationView
 
 
+def _schema(kind: Kind) -> dict[str, Any]:
+    if isinstance(kind, Number):
+        known: dict[str, Any] = {"type": "integer", "minimum": kind.minimum, "maximum": kind.maximum}
+    else:
+        known = {"type": "string", "minLength": 1, "maxLength": kind.most}
+    return {"anyOf": [known, {"type": "null"}]}
+
+
 class SettingsChange(RootModel[dict[str, Any]]):
-    """Settings by their names; null sets one back to its default."""
+    """Settings of one category by their names; null sets one back to its default."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "additionalProperties": {"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]},
+            "properties": {
+                name: _schema(setting.kind)
+                for category in SETTINGS.values()
+                for name, setting in category.settings.items()
+            },
+            "additionalProperties": False,
             "examples": [{"payment_terms_days": 30}],
         }
     )
@@ -516,8 +529,8 @@ class SettingView(BaseModel):
     maximum: int | None = None
     max_length: int | None = None
     default: int | str | None
-    value: int | str | None = Field(description="What it is now; null where it is nothing, or secret.")
-    secret: bool = Field(description="Whether its value is kept sealed, and shown to nobody.")
+    value: int | str | None = Field(description="What it is now; null where it is nothing, or write-only.")
+    write_only: bool = Field(description="Whether its value is secret: kept sealed, and shown to nobody.")
     is_set: bool = Field(description="Whether it is not left at its default.")
 
 
@@ -540,7 +553,7 @@ class SettingsOfCategory(BaseModel):
                 **_shown(setting.kind),
                 default=setting.default,
                 value=None if setting.secret else kept.given.get(each, setting.default),
-                secret=setting.secret,
+                write_only=setting.secret,
                 is_set=each in kept.secrets if setting.secret else each in kept.given,
             )
             for each, setting in category.settings.items()
