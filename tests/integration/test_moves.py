@@ -26,7 +26,7 @@ from tests.feed import Reader, everything
 from tests.integration.test_deprovision import KEPT, rows, settle_in
 from tests.integration.test_flow import billed
 from tests.integration.test_operation_failures import at, away, failing, time_is_over
-from tests.integration.test_targets import ALL, NOTHING, own_things
+from tests.integration.test_targets import ALL, NOTHING, leaves, own_things
 from tests.world import fits
 
 V1 = "/api/v1"
@@ -154,7 +154,8 @@ async def nothing_at(stack: Stack, isp: Tenant, target: str) -> None:
     if target == "process":
         assert await own_things(stack, isp.id) == NOTHING
     else:
-        assert {name: count for name, (count, _) in (await contents(stack, isp.id, target)).items() if count} == {}
+        left = {name for name, (count, _) in (await contents(stack, isp.id, target)).items() if count}
+        assert left <= {"customer.customer_quota"}  # which the shared instance keeps of each tenant
     for service in ("customer", "billing"):
         async with past_security(stack, service) as database:
             for table in ("moving", "outbox", *(["journal"] if target == "pooled" else [])):
@@ -179,10 +180,9 @@ async def versions_without_gap(stack: Stack, isp: Tenant) -> None:
     reader = await everything(isp.api, enough)
     versions = defaultdict(list)
     for event in reader.events:
-        if "Snapshot" not in event["type"]:
-            versions[event["type"].split(".")[0], event["subject"]].append(int(event["aggregateversion"]))
-    for key, found in versions.items():
-        assert found == sorted(set(found)), (key, found)
+        versions[event["source"].split("/")[2], event["subject"]].append(event["aggregateversion"])
+    for aggregate, found in versions.items():
+        assert found == list(range(1, len(found) + 1)), aggregate
 
 
 async def metered(stack: Stack, tenant: str) -> int:
@@ -207,8 +207,8 @@ async def test_a_tenant_moves_while_its_users_write(stack: Stack, public: Api, p
             assert (found["target"], found["status"]) == (to, "succeeded")
             assert [step["name"] for step in found["steps"]] == [recipe.name for recipe in RECIPES[to]["move"]]
         await all_there(stack, isp, to, writer)
-        await nothing_at(stack, isp, where)
         await has_settled(stack, isp, to)
+        await nothing_at(stack, isp, where)
         if to == "process":
             assert await own_things(stack, isp.id) == ALL
         where = to
@@ -232,9 +232,8 @@ async def test_a_tenant_moves_while_its_users_write(stack: Stack, public: Api, p
     (await platform.send("POST", f"{V1}/tenants/{isp.id}/deployments", {"operation": "move", "target": where})).problem(
         409, "wrong-state"
     )
+    await leaves(stack, platform, isp.id)
     await fits(stack, began, [])
-    await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0)
-    assert await own_things(stack, isp.id) == NOTHING
 
     async def gone() -> bool:
         left = await rows(stack, isp.id)
@@ -264,10 +263,9 @@ async def works_at(stack: Stack, platform: Api, isp: Tenant, target: str) -> Non
     """See that a tenant is at a place, and works there."""
     (await isp.api.send("POST", f"{V1}/customers", {"name": "After it"})).expect(201)
     await has_settled(stack, isp, target)
-    assert (await contents(stack, isp.id, target))["customer.workspace"][0] == 1
+    assert (await contents(stack, isp.id, target))["customer.customer"][0] == 1
     found = await done(platform, stack, isp.id, operation="suspend")
     assert found["target"] == target
-    await done(platform, stack, isp.id, operation="resume")
 
 
 @pytest.mark.parametrize(("name", "missing"), [("hold", "gateway"), ("drain", "billing")])
@@ -287,43 +285,38 @@ async def test_a_move_that_fails_is_undone_and_the_tenant_works_on(
     assert {step["status"] for step in found["steps"]} <= {"succeeded", "compensated", "failed", "pending"}
     await settled(stack, isp.id)
     assert await own_things(stack, isp.id) == NOTHING
-    await works_at(stack, platform, isp, "pooled")
+    where = "pooled"
+    if name == "drain":
+        (await platform.send("POST", f"{V1}/deployments/{deployment}/retry")).expect(200)
+        assert (await ended(platform, deployment))["status"] == "succeeded"
+        await settled(stack, isp.id)
+        where = "process"
+    await works_at(stack, platform, isp, where)
+    await leaves(stack, platform, isp.id)
     await fits(stack, began, [])
-    await done(platform, stack, isp.id, operation="move", target="process")
-    await works_at(stack, platform, isp, "process")
 
 
 OUT = [
     ("before hold", 1),  # the new place is reserved
-    ("after hold", 1),
     ("after domain commit", 1),  # the gateway is told to wait
-    ("before hold", 1),  # the old place holds
-    ("after hold", 2),
+    ("after hold", 2),  # the old place holds
     ("after hold", 4),  # all is drained
     ("before copy", 1),
     ("after copy", 3),
-    ("before opening", 1),
     ("after opening", 1),
-    ("before domain commit", 1),  # the route is told
-    ("after domain commit", 1),
-    ("before journal", 1),
+    ("after domain commit", 1),  # the route is told
     ("after journal", 1),
     ("after removal", 1),
-    ("before step commit", 1),
 ]
 BACK = [
     ("after hold", 1),
-    ("before domain commit", 1),
     ("after domain commit", 1),
-    ("after hold", 2),
     ("after hold", 4),
     ("after copy", 1),
     ("after opening", 1),
     ("before domain commit", 1),  # the route is withdrawn
-    ("after domain commit", 1),
     ("after journal", 1),
-    ("before definition", 1),  # its databases are dropped
-    ("after definition", 1),
+    ("after definition", 1),  # its databases are dropped
 ]
 
 
