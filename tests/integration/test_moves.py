@@ -15,6 +15,8 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from chassis.messaging.consumer import TRANSIENT
+from chassis.persistence.database import HELD
 from chassis.persistence.schema import MOVED
 from deploy.stack.stack import Stack
 from services.provisioning.domain.saga import RECIPES
@@ -342,3 +344,40 @@ async def test_a_tenant_moves_in_spite_of_crashes(
             await nothing_at(stack, isp, OTHER[to])
     await versions_without_gap(stack, isp)
     await fits(stack, began, [])
+
+
+async def test_what_is_held_is_changed_by_nobody_and_moved_by_the_owner_alone(
+    stack: Stack, isp: Tenant, other: Tenant
+) -> None:
+    await settled(stack, isp.id)
+    tenant, change = UUID(isp.id), "update workspace set version = version"
+    api = await asyncpg.connect(stack.database_url("customer", "api"))
+    consumer = await asyncpg.connect(stack.database_url("customer", "consumer"))
+    owner = await asyncpg.connect(stack.database_url("customer", "owner"))
+    hold = "insert into moving values ($1, $1, $2, false) on conflict (tenant_id) do update set held = excluded.held"
+    body = {"name": "Held", "external_reference": "held"}
+    shared = replace(isp.api, url=stack.url("customer"))
+    try:
+        await owner.execute(hold, tenant, "requests")
+        await consumer.execute(f"set app.tenant_ids = '{isp.id},{other.id}'")
+        assert await consumer.execute(change) == "UPDATE 2"
+        answer = await shared.send("POST", f"{V1}/customers", body)
+        answer.problem(503, "tenant-moving")
+        assert answer.headers["Retry-After"] == "1"
+        (await replace(other.api, url=shared.url).send("POST", f"{V1}/customers", {"name": "Free"})).expect(201)
+        assert await owner.fetchval("select count(*) from customer_quota") == 0
+        await owner.execute(hold, tenant, "everything")
+        with pytest.raises(TRANSIENT) as refused:
+            await consumer.execute(change)
+        assert refused.value.constraint_name == HELD  # type: ignore[attr-defined]
+        await consumer.execute(f"set app.tenant_ids = '{other.id}'")
+        assert await consumer.execute(change) == "UPDATE 1"
+        assert {row[0] for row in await owner.fetch("select tenant_id from customer_quota")} == {tenant}
+        for working in (api, consumer):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await working.execute("delete from moving")
+    finally:
+        await owner.execute("delete from moving where tenant_id = $1", tenant)
+        for connection in (api, consumer, owner):
+            await connection.close()
+    (await shared.send("POST", f"{V1}/customers", body)).expect(201)
