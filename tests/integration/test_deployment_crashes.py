@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
 from deploy.stack.stack import Stack
 from tests.api import Api, eventually
 from tests.conftest import registration
 from tests.crashes import arm, crashed, mortal
-from tests.deployments import ended, ordered, settled
+from tests.deployments import ended, ordered, past_security, settled
 from tests.world import Orphan, fits
 
 V1 = "/api/v1"
@@ -104,8 +103,7 @@ async def test_200_tenants_deployed_at_once_are_all_active(
     ordering = time.monotonic()
     for tenant in tenants:
         await ordered(at_tenant, tenant)
-    connection = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_tenant")
-    try:
+    async with past_security(stack, "tenant") as connection:
 
         async def all_active() -> bool:
             count = await connection.fetchval(
@@ -122,8 +120,6 @@ async def test_200_tenants_deployed_at_once_are_all_active(
             " as seconds from tenant_transition where tenant_id = any($1::uuid[]) group by tenant_id) as each",
             [UUID(tenant) for tenant in tenants],
         )
-    finally:
-        await connection.close()
     with capsys.disabled():
         took = time.monotonic() - ordering
         sys.stdout.write(f"\n200 tenants deployed at once in {took:.1f} s: p50 {p50:.2f} s, p99 {p99:.2f} s\n")
@@ -137,40 +133,39 @@ async def test_nothing_is_left_behind_and_what_is_planted_is_found(
     assert (await ended(platform, await ordered(platform, tenant)))["status"] == "succeeded"
     await settled(stack, tenant)
     await fits(stack, began, [])
-    server = stack.server_url.rpartition("/")[0]
-    customer = await asyncpg.connect(f"{server}/dotmac_customer")
-    billing = await asyncpg.connect(f"{server}/dotmac_billing")
-    provisioning = await asyncpg.connect(f"{server}/dotmac_provisioning")
-    try:
-        await customer.execute(
-            "insert into workspace (tenant_id, deployment_id, name, country, time_zone)"
-            " values ($1, $2, 'Nobody', 'US', 'UTC')",
-            nobody,
-            deployment,
-        )
-        await billing.execute("update workspace set removed_at = now() where tenant_id = $1", UUID(tenant))
-        await provisioning.execute(
-            "insert into deployment (tenant_id, deployment_id, target, status, request, steps, version)"
-            " values ($1, $2, 'pooled', 'running', '{}', '[]', 0)",
-            nobody,
-            deployment,
-        )
-        await fits(
-            stack,
-            began,
-            sorted(
-                [
-                    Orphan(str(nobody), "customer workspace of no tenant"),
-                    Orphan(tenant, "billing workspace missing"),
-                    Orphan(str(nobody), f"deployment {deployment} is running"),
-                    Orphan(str(nobody), f"deployment {deployment} of no tenant"),
-                ]
-            ),
-        )
-    finally:
-        await customer.execute("delete from workspace where tenant_id = $1", nobody)
-        await billing.execute("update workspace set removed_at = null where tenant_id = $1", UUID(tenant))
-        await provisioning.execute("delete from deployment where tenant_id = $1", nobody)
-        for connection in (customer, billing, provisioning):
-            await connection.close()
+    async with (
+        past_security(stack, "customer") as customer,
+        past_security(stack, "billing") as billing,
+        past_security(stack, "provisioning") as provisioning,
+    ):
+        try:
+            await customer.execute(
+                "insert into workspace (tenant_id, deployment_id, name, country, time_zone)"
+                " values ($1, $2, 'Nobody', 'US', 'UTC')",
+                nobody,
+                deployment,
+            )
+            await billing.execute("update workspace set removed_at = now() where tenant_id = $1", UUID(tenant))
+            await provisioning.execute(
+                "insert into deployment (tenant_id, deployment_id, target, status, request, steps, version)"
+                " values ($1, $2, 'pooled', 'running', '{}', '[]', 0)",
+                nobody,
+                deployment,
+            )
+            await fits(
+                stack,
+                began,
+                sorted(
+                    [
+                        Orphan(str(nobody), "customer workspace of no tenant"),
+                        Orphan(tenant, "billing workspace missing"),
+                        Orphan(str(nobody), f"deployment {deployment} is running"),
+                        Orphan(str(nobody), f"deployment {deployment} of no tenant"),
+                    ]
+                ),
+            )
+        finally:
+            await customer.execute("delete from workspace where tenant_id = $1", nobody)
+            await billing.execute("update workspace set removed_at = null where tenant_id = $1", UUID(tenant))
+            await provisioning.execute("delete from deployment where tenant_id = $1", nobody)
     await fits(stack, began, [])

@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
 from chassis.ids import PLATFORM_TENANT
@@ -16,6 +15,7 @@ from deploy.stack.stack import SERVICES, Stack
 from gateway.routes import service_for
 from tests.api import Api
 from tests.conftest import Tenant
+from tests.deployments import past_security
 from tests.security.test_api03_broken_object_property_level_authorization import document
 
 V1 = "/api/v1"
@@ -153,11 +153,8 @@ async def test_another_spelling_is_another_path(tenant: Tenant, platform: Api, p
 
 
 async def every_tenant(stack: Stack) -> set[str]:
-    connection = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_tenant")
-    try:
+    async with past_security(stack, "tenant") as connection:
         return {str(row["tenant_id"]) for row in await connection.fetch("select tenant_id from tenant")}
-    finally:
-        await connection.close()
 
 
 @pytest.mark.parametrize("service", SERVICES)
