@@ -216,7 +216,9 @@ async def test_processes_that_come_with_a_new_release_of_provisioning_find_the_d
     wanted = versions_of("billing").get_current_head()
     async with past_security(stack, f"billing_{UUID(isp.id).hex}") as database:
         async with away(stack, "provisioning"):
-            await database.execute("drop schema public cascade; create schema public")
+            await database.execute(
+                "drop schema public cascade; create schema public; grant usage on schema public to public"
+            )
             await database.execute(f"alter schema public owner to billing_{UUID(isp.id).hex}_owner")
         found = partial(database.fetchval, "select version_num from alembic_version")
 
