@@ -111,11 +111,11 @@ NOTHING = {
     **dict.fromkeys(("databases", "roles", "processes", "consumer groups", "routes"), 0),
     **dict.fromkeys(("containers", "networks", "volumes"), 0),
 }
-# Four subscriptions of each of the two services; the tenant's databases have four roles each, where all can see them.
+# Four subscriptions of the one service and five of the other; the tenant's databases have four roles each, where all can see them.
 ALL = {
     "pooled": NOTHING,
-    "process": {**NOTHING, "databases": 2, "roles": 8, "processes": 2, "consumer groups": 8, "routes": 1},
-    "container": {**NOTHING, "containers": 3, "networks": 1, "volumes": 1, "consumer groups": 8, "routes": 1},
+    "process": {**NOTHING, "databases": 2, "roles": 8, "processes": 2, "consumer groups": 9, "routes": 1},
+    "container": {**NOTHING, "containers": 3, "networks": 1, "volumes": 1, "consumer groups": 9, "routes": 1},
 }
 
 
