@@ -111,7 +111,7 @@ NOTHING = {
     **dict.fromkeys(("databases", "roles", "processes", "consumer groups", "routes"), 0),
     **dict.fromkeys(("containers", "networks", "volumes"), 0),
 }
-# Four subscriptions of the one service and five of the other; the tenant's databases have four roles each, where all can see them.
+# Four subscriptions of the one service, five of the other. The databases have four roles each, where all can see them.
 ALL = {
     "pooled": NOTHING,
     "process": {**NOTHING, "databases": 2, "roles": 8, "processes": 2, "consumer groups": 9, "routes": 1},
