@@ -4,6 +4,7 @@ There is one in the platform at a time. A tenant is seen to in a task of its own
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import timedelta
@@ -39,6 +40,11 @@ _LOST_SECONDS = 2.0
 _FIRST_BACKOFF_SECONDS = 0.5
 _LONGEST_BACKOFF_SECONDS = 10.0
 _STABLE_SECONDS = 30.0
+_AT_ONCE = os.cpu_count() or 1
+"""The tenants whose instances start at once. To start is work for a processor alone: more of them would only make each
+wait for all, and take the time of those that serve."""
+_START_SECONDS, _START_POLL_SECONDS = 15.0, 0.05
+"""For how long one that does not come keeps the others waiting, and how often it is looked at."""
 
 _UNDER_WAY = """
 select distinct tenant_id from deployment
@@ -59,6 +65,7 @@ class Supervisor(Worker):
         self._service = service
         self._hosts = hosts
         self._settle = timedelta(seconds=settle_seconds)
+        self._turns = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._unseen: set[str] = set()
         self._patience: dict[UUID, _Patience] = {}
@@ -133,12 +140,14 @@ class Supervisor(Worker):
             patience = self._patience.setdefault(tenant_id, _Patience())
             if not patience.is_over():
                 return
-            # Before they are there: who wants them no more waits for those that are recorded to be gone.
-            row = await self._record(row, {**running, **{part: Instance(STARTING) for part in missing}})
-            if row is None:
-                return
-            patience.try_again()
-            running = {**running, **await host.start(tenant_id, missing, row["ports"], row["release"])}
+            async with self._turns:
+                # Before they are there: who wants them no more waits for those that are recorded to be gone.
+                row = await self._record(row, {**running, **{part: Instance(STARTING) for part in missing}})
+                if row is None:
+                    return
+                patience.try_again()
+                running = {**running, **await host.start(tenant_id, missing, row["ports"], row["release"])}
+                await _listen([running[part] for part in missing if part in running])
         replaced = {part: each for part, each in there.items() if part not in wanted}
         if replaced and self._are_left(row, replaced):
             await host.stop(tenant_id, replaced)
@@ -206,6 +215,26 @@ class _Patience:
         stable = now - self._since > _STABLE_SECONDS
         self._backoff = 0.0 if stable else min(max(2 * self._backoff, _FIRST_BACKOFF_SECONDS), _LONGEST_BACKOFF_SECONDS)
         self._since = now
+
+
+async def _listen(started: Collection[Instance]) -> None:
+    """Return once these take connections, or have had their time to."""
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            for instance in started:
+                while instance.port is not None and not await _takes_connections(instance):
+                    await asyncio.sleep(_START_POLL_SECONDS)
+    except TimeoutError:
+        pass  # what waits for them says so
+
+
+async def _takes_connections(instance: Instance) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(instance.host, instance.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _alive(there: Mapping[str, Instance]) -> dict[str, Instance]:

@@ -137,16 +137,20 @@ _DEPLOY: tuple[Recipe, ...] = (
 _ALLOCATE, _WORKSPACES, _ADMINISTRATOR, _VERIFY = _DEPLOY
 
 
-def _of_target(do: Command, undo: Command | None = None, *, final: bool = False) -> Recipe:
+def _of_target(do: Command, undo: Command | None = None, *, final: bool = False, minutes: int = 2) -> Recipe:
     """Return a step that the target itself does."""
-    return Recipe(do.value, do, timedelta(minutes=2), undo=undo, final=final)
+    return Recipe(do.value, do, timedelta(minutes=minutes), undo=undo, final=final)
+
+
+# Where many start, each waits for its turn.
+_START = _of_target(Command.START_INSTANCES, Command.STOP_INSTANCES, minutes=5)
 
 
 _DEPLOY_DEDICATED = (
     _ALLOCATE,
     _of_target(Command.CREATE_DATABASES, Command.DROP_DATABASES),
     _of_target(Command.MIGRATE),
-    _of_target(Command.START_INSTANCES, Command.STOP_INSTANCES),
+    _START,
     replace(_WORKSPACES, undo=None),  # they go with the databases
     _ADMINISTRATOR,
     _of_target(Command.ASSIGN_ROUTE, Command.WITHDRAW_ROUTE),
@@ -197,7 +201,7 @@ _TEAR_DOWN = tuple(
 )
 
 
-_REPLACE = (_of_target(Command.REPLACE_INSTANCES, Command.RESTORE_INSTANCES), _VERIFY)
+_REPLACE = (_of_target(Command.REPLACE_INSTANCES, Command.RESTORE_INSTANCES, minutes=5), _VERIFY)
 """Of a tenant that is at work: those that are to come work beside those that are there, until they are looked at."""
 _OF_INSTANCES: dict[str, tuple[Recipe, ...]] = {
     "upgrade": (GRACE, _of_target(Command.MIGRATE), *_REPLACE),
@@ -229,7 +233,7 @@ _MOVE_OUT = (
     _of_target(Command.MIGRATE),
     _RESERVE,
     # Before anybody waits for them.
-    _of_target(Command.START_INSTANCES, Command.STOP_INSTANCES),
+    _START,
     *_TRANSFER,
     _gone_on_with(Command.ASSIGN_ROUTE),
     _gone_on_with(Command.MOVE_JOURNAL),
