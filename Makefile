@@ -59,10 +59,11 @@ test-chaos: .venv/.installed ## Crash and cut off everything under load (ROUNDS=
 	@ROUNDS=$(ROUNDS) SEED=$(SEED) BEHIND=$(BEHIND) OUTAGE=$(OUTAGE) $(BIN)/python -m pytest tests/chaos
 
 test-containers: .venv/.installed image ## Run the tests on PostgreSQL and Kafka in containers
-	@# Whose servers they are makes no difference to where provisioning is killed or fails, nor to what runs in processes;
-	@# those tests take 25 minutes, and run in `make test`.
+	@# Whose servers they are makes no difference to where provisioning is killed or fails, to what runs in processes, nor
+	@# to what a tenant is set to; those tests take 25 minutes, and run in `make test`.
 	@STACK_SERVERS=testcontainers $(BIN)/python -m pytest tests/integration tests/containers -k "not process" \
-		$(foreach kind,operation_crashes operation_failures deployment_crashes moves releases,\
+		$(foreach kind,operation_crashes operation_failures deployment_crashes moves releases \
+		resealing settings templates,\
 		--ignore tests/integration/test_$(kind).py)
 
 fuzz: .venv/.installed ## Send 20,000 made-up requests to every operation (REQUESTS=n SEED=n)
