@@ -237,12 +237,19 @@ async def test_a_tenant_moves_while_its_users_write(stack: Stack, public: Api, p
     await leaves(stack, platform, isp.id)
     await fits(stack, began, [])
 
-    async def gone() -> bool:
-        left = await rows(stack, isp.id)
-        kept = {f"{service}.{table}" for service, tables in KEPT.items() for table in tables}
-        return not {name for name, count in left.items() if count} - kept - {"provisioning.instance"}
+    kept = {f"{service}.{table}" for service, tables in KEPT.items() for table in tables}
+    left: set[str] = set()
 
-    await eventually(gone)
+    async def gone() -> bool:
+        found = await rows(stack, isp.id)
+        left.clear()
+        left.update({name for name, count in found.items() if count} - kept - {"provisioning.instance"})
+        return not left
+
+    try:
+        await eventually(gone)
+    except AssertionError:
+        raise AssertionError(f"there are rows left in {sorted(left)}") from None
 
 
 async def test_the_rows_of_one_that_moves_are_the_same_after(stack: Stack, public: Api, platform: Api) -> None:
