@@ -11,7 +11,7 @@ from tests.api import Api, eventually
 from tests.conftest import registration
 
 V1 = "/api/v1"
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 300
 """What runs for a tenant alone starts in seconds, if nothing else does on the machine."""
 
 
