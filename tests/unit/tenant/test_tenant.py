@@ -52,6 +52,8 @@ def test_only_a_deployment_chooses_a_target_and_all_else_is_done_where_the_tenan
         assert tenant(Status.ACTIVE).target(operation, None, Target.PROCESS) is Target.PROCESS
         with pytest.raises(Refused, match="no instances of its own"):
             tenant(Status.ACTIVE).target(operation, None, Target.POOLED)
+        with pytest.raises(Refused, match="not possible at the target container"):
+            tenant(Status.ACTIVE).target(operation, None, Target.CONTAINER)
 
 
 @given(
