@@ -10,7 +10,7 @@ from uuid import UUID
 from chassis.settings import Settings
 from deploy.prepare import database_url
 from deploy.roles import ROLES, login
-from dotmac_contracts.provisioning import RouteAssigned
+from dotmac_contracts.provisioning import RouteAssigned, RouteWithdrawn
 
 DEDICATED = ("customer", "billing")
 """The services that a tenant has instances of its own of."""
@@ -76,6 +76,11 @@ def passwords(settings: Settings, name: str) -> dict[str, str]:
     return {role: derived(secret, f"the database role {role}") for role in (login(name, each) for each in ROLES)}
 
 
+def sealing_secrets(settings: Settings, name: str) -> list[str]:
+    """Return the secrets that open what an instance has sealed; the first one seals."""
+    return [derived(secret, f"the instance {name}") for secret in settings.sealing_secrets]
+
+
 def instance_url(settings: Settings, server_url: str, service: str, tenant_id: UUID, role: str) -> str:
     """Return the address of the database of a tenant's instance on a server, as one of its roles."""
     name = named(service, tenant_id)
@@ -93,11 +98,10 @@ def environment(settings: Settings, server_url: str, service: str, tenant_id: UU
         for prefix, role in (("", "api"), ("CONSUMER_", "consumer"), ("RELAY_", "relay"))
     }
     keys = ("SECRET_KEY", "SECRET_KEY_PREVIOUS")
-    secrets = [derived(secret, f"the instance {name}") for secret in settings.sealing_secrets]
     signs_nothing = derived(settings.secret_key.get_secret_value(), f"the tokens of the instance {name}")
     return {
         **urls,
-        **dict(zip(keys, secrets, strict=False)),
+        **dict(zip(keys, sealing_secrets(settings, name), strict=False)),
         "JWT_SECRET_KEY": signs_nothing,
         "ROLES": "api,consumer,relay",
         "DEDICATED_TO": str(tenant_id),
@@ -140,8 +144,10 @@ def addresses_of(row: Any, parts: Collection[str]) -> dict[str, str]:
     return {part: f"http://{hosts.get(part, LOOPBACK)}:{ports[part]}" for part in parts if part in ports}
 
 
-def route_of(row: Any) -> RouteAssigned:
+def route_of(row: Any) -> RouteAssigned | RouteWithdrawn:
     """Return where a tenant's requests go, to be told: to its instances, but not before it has moved there."""
+    if not row["routed"] and not row["on_hold"]:
+        return RouteWithdrawn(tenant_id=row["tenant_id"])
     addresses: dict[str, list[str]] = {}
     for part, address in addresses_of(row, serving(row) if row["routed"] else ()).items():
         addresses.setdefault(service_of(part), []).append(address)

@@ -25,13 +25,12 @@ from chassis.service import Service
 from deploy.prepare import Refused
 from deploy.roles import login
 from dotmac_contracts import topics
-from dotmac_contracts.provisioning import RouteWithdrawn
 from services.provisioning import access
 from services.provisioning.domain.saga import MOVED_FROM, Command
-from services.provisioning.instances import DEDICATED, InstanceError, environment, instance_url, named, route_of
+from services.provisioning.instances import DEDICATED, InstanceError, instance_url, named, sealing_secrets
 from services.provisioning.settings import deployment_settings
 from services.provisioning.targets import TARGETS
-from services.provisioning.targets.dedicated import Dedicated, tell
+from services.provisioning.targets.dedicated import Dedicated, rerouted
 
 _CONNECT_SECONDS = 5.0
 _PATIENCE_SECONDS = 2.0
@@ -191,14 +190,13 @@ async def _place(service: Service, tenant_id: UUID, target: str) -> Place:
     settings, own = service.settings, TARGETS[target]
     if isinstance(own, Dedicated):
         server_url = await own.server_url(settings, tenant_id)
-        secrets = {name: environment(settings, server_url, name, tenant_id) for name in DEDICATED}
-        keys = ("SECRET_KEY", "SECRET_KEY_PREVIOUS")
+        names = {name: named(name, tenant_id) for name in DEDICATED}
         return Place(
             tenant_id,
             False,
             {name: instance_url(settings, server_url, name, tenant_id, "owner") for name in DEDICATED},
-            {name: named(name, tenant_id) for name in DEDICATED},
-            {name: Vault(*(told[key] for key in keys if key in told)) for name, told in secrets.items()},
+            names,
+            {name: Vault(*sealing_secrets(settings, own_name)) for name, own_name in names.items()},
         )
     shared = deployment_settings()
     urls = {"customer": shared.customer_database_url, "billing": shared.billing_database_url}
@@ -214,16 +212,8 @@ async def _place(service: Service, tenant_id: UUID, target: str) -> Place:
 
 async def _hold(service: Service, deployment: Any, here: Place) -> str | None:
     """Have the gateway keep the tenant's requests back, and the databases refuse those that come another way."""
-    tenant_id = here.tenant_id
-    async with service.consumer_db.for_tenants([tenant_id]) as tx:
-        row = await tx.fetchrow(
-            "update instance set on_hold = true, version = version + 1 where tenant_id = $1 and not on_hold"
-            " returning *",
-            tenant_id,
-        )
-        if row is not None:
-            await tell(tx, service, route_of(row), row["version"], deployment)
-    if wrong := await access.verify_held(service.settings, tenant_id):
+    await rerouted(service, deployment, "on_hold = true where tenant_id = $1 and not on_hold")
+    if wrong := await access.verify_held(service.settings, here.tenant_id):
         return wrong
     async with here.databases() as databases:
         await here.hold(databases, deployment["deployment_id"], "requests", arrives=False)
@@ -233,14 +223,7 @@ async def _hold(service: Service, deployment: Any, here: Place) -> str | None:
 async def _release(service: Service, deployment: Any, here: Place) -> None:
     async with here.databases() as databases:
         await _let_go(databases, here.tenant_id)
-    async with service.consumer_db.for_tenants([here.tenant_id]) as tx:
-        row = await tx.fetchrow(
-            "update instance set on_hold = false, version = version + 1 where tenant_id = $1 and on_hold returning *",
-            here.tenant_id,
-        )
-        if row is not None:
-            event = route_of(row) if row["routed"] else RouteWithdrawn(tenant_id=here.tenant_id)
-            await tell(tx, service, event, row["version"], deployment)
+    await rerouted(service, deployment, "on_hold = false where tenant_id = $1 and on_hold")
 
 
 async def _let_go(databases: Mapping[str, Connection], tenant_id: UUID) -> None:

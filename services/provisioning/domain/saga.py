@@ -137,23 +137,23 @@ _DEPLOY: tuple[Recipe, ...] = (
 _ALLOCATE, _WORKSPACES, _ADMINISTRATOR, _VERIFY = _DEPLOY
 
 
-def _of_target(do: Command, undo: Command | None = None, *, final: bool = False, minutes: int = 2) -> Recipe:
-    """Return a step that the target itself does."""
+def _at_places(do: Command, undo: Command | None = None, *, final: bool = False, minutes: int = 2) -> Recipe:
+    """Return a step that is done at the places themselves, by their target or by what moves a tenant between them."""
     return Recipe(do.value, do, timedelta(minutes=minutes), undo=undo, final=final)
 
 
 # Where many start, each waits for its turn.
-_START = _of_target(Command.START_INSTANCES, Command.STOP_INSTANCES, minutes=5)
+_START = _at_places(Command.START_INSTANCES, Command.STOP_INSTANCES, minutes=5)
 
 
 _DEPLOY_DEDICATED = (
     _ALLOCATE,
-    _of_target(Command.CREATE_DATABASES, Command.DROP_DATABASES),
-    _of_target(Command.MIGRATE),
+    _at_places(Command.CREATE_DATABASES, Command.DROP_DATABASES),
+    _at_places(Command.MIGRATE),
     _START,
     replace(_WORKSPACES, undo=None),  # they go with the databases
     _ADMINISTRATOR,
-    _of_target(Command.ASSIGN_ROUTE, Command.WITHDRAW_ROUTE),
+    _at_places(Command.ASSIGN_ROUTE, Command.WITHDRAW_ROUTE),
     _VERIFY,
 )
 
@@ -196,41 +196,37 @@ _LEAVE = (
     _deletion("prove_deletion"),
 )
 _TEAR_DOWN = tuple(
-    _of_target(command, final=True)
+    _at_places(command, final=True)
     for command in (Command.WITHDRAW_ROUTE, Command.STOP_INSTANCES, Command.DROP_DATABASES)
 )
 
 
-_REPLACE = (_of_target(Command.REPLACE_INSTANCES, Command.RESTORE_INSTANCES, minutes=5), _VERIFY)
+_REPLACE = (_at_places(Command.REPLACE_INSTANCES, Command.RESTORE_INSTANCES, minutes=5), _VERIFY)
 """Of a tenant that is at work: those that are to come work beside those that are there, until they are looked at."""
 _OF_INSTANCES: dict[str, tuple[Recipe, ...]] = {
-    "upgrade": (GRACE, _of_target(Command.MIGRATE), *_REPLACE),
+    "upgrade": (GRACE, _at_places(Command.MIGRATE), *_REPLACE),
     "scale": (GRACE, *_REPLACE),
     # Its databases stay as they are: a release leaves them so that the one before it can work on.
     "roll_back": (GRACE, *_REPLACE),
 }
 
 
-def _of_move(do: Command, timeout: timedelta, undo: Command | None = None) -> Recipe:
-    return Recipe(do.value, do, timeout, undo=undo)
-
-
 def _gone_on_with(do: Command) -> Recipe:
     """Return a step after which a tenant is where it was moved to: there is time to go on, and no way back."""
-    return Recipe(do.value, do, timedelta(hours=1), final=True)
+    return _at_places(do, final=True, minutes=60)
 
 
-_RESERVE = _of_move(Command.RESERVE, timedelta(minutes=1), Command.GIVE_UP_PLACE)
+_RESERVE = _at_places(Command.RESERVE, Command.GIVE_UP_PLACE, minutes=1)
 _TRANSFER = (
-    _of_move(Command.HOLD, timedelta(minutes=1), Command.RELEASE),
-    _of_move(Command.DRAIN, timedelta(minutes=1)),
-    _of_move(Command.COPY, timedelta(minutes=10), Command.EMPTY),
+    _at_places(Command.HOLD, Command.RELEASE, minutes=1),
+    _at_places(Command.DRAIN, minutes=1),
+    _at_places(Command.COPY, Command.EMPTY, minutes=10),
     _gone_on_with(Command.OPEN),
 )
 _MOVE_OUT = (
     _ALLOCATE,
-    _of_target(Command.CREATE_DATABASES, Command.DROP_DATABASES),
-    _of_target(Command.MIGRATE),
+    _at_places(Command.CREATE_DATABASES, Command.DROP_DATABASES),
+    _at_places(Command.MIGRATE),
     _RESERVE,
     # Before anybody waits for them.
     _START,

@@ -20,8 +20,6 @@ from chassis.persistence.migrations import upgrade
 from chassis.service import Service
 from chassis.settings import Settings
 from deploy.prepare import Refused, create_database, create_roles
-from dotmac_contracts.envelope import Event
-from dotmac_contracts.provisioning import RouteWithdrawn
 from services.provisioning.domain.saga import Command, Impossible
 from services.provisioning.instances import (
     DEDICATED,
@@ -49,9 +47,6 @@ where not i.wanted
 _REPLACE = """
 update instance set deployment_id = $2, release = $3, instances = $4, generation = $5, before = $6, changed_by = $7,
     serving = $8 where tenant_id = $1 returning *
-"""
-_SERVE = """
-update instance set serving = $2, served_since = $3, version = version + routed::int where tenant_id = $1 returning *
 """
 
 
@@ -119,9 +114,11 @@ class Dedicated(ABC):
                 case Command.REPLACE_INSTANCES | Command.RESTORE_INSTANCES:
                     return await self._replace(service, deployment, command)
                 case Command.ASSIGN_ROUTE:
-                    await self._assign_route(service, deployment)
+                    row = await rerouted(service, deployment, "routed = true, on_hold = false where tenant_id = $1")
+                    assert row is not None, "its instances are started before"
                 case Command.WITHDRAW_ROUTE:
-                    await self._withdraw_route(service, deployment)
+                    gone = "routed = false, on_hold = false where tenant_id = $1 and (routed or on_hold)"
+                    await rerouted(service, deployment, gone)
                 case Command.STOP_INSTANCES:
                     return await self._stop(service, tenant_id)
                 case Command.DROP_DATABASES:
@@ -193,7 +190,8 @@ class Dedicated(ABC):
         if wrong := await _not_ready(row, parts_of(row, self.parts)):
             return wrong
         if row["serving"] != instances_of(row):
-            await _serve(service, deployment, instances_of(row))
+            chosen = "serving = $2, served_since = $3 where tenant_id = $1"
+            await rerouted(service, deployment, chosen, instances_of(row), service.clock.now())
         if left := row["pids"].keys() - set(parts_of(row, self.parts)):
             return f"there run still: {', '.join(sorted(left))}"
         return None
@@ -217,28 +215,6 @@ class Dedicated(ABC):
                 _mark(deployment, command),
                 serving(row),
             )
-
-    async def _assign_route(self, service: Service, deployment: Any) -> None:
-        tenant_id = deployment["tenant_id"]
-        async with service.consumer_db.for_tenants([tenant_id]) as tx:
-            row = await tx.fetchrow(
-                "update instance set routed = true, on_hold = false, version = version + 1 where tenant_id = $1"
-                " returning *",
-                tenant_id,
-            )
-            assert row is not None, "its instances are started before"
-            await tell(tx, service, route_of(row), row["version"], deployment)
-
-    async def _withdraw_route(self, service: Service, deployment: Any) -> None:
-        tenant_id = deployment["tenant_id"]
-        async with service.consumer_db.for_tenants([tenant_id]) as tx:
-            row = await tx.fetchrow(
-                "update instance set routed = false, on_hold = false, version = version + 1"
-                " where tenant_id = $1 and (routed or on_hold) returning version",
-                tenant_id,
-            )
-            if row is not None:
-                await tell(tx, service, RouteWithdrawn(tenant_id=tenant_id), row["version"], deployment)
 
     async def _stop(self, service: Service, tenant_id: UUID) -> str | None:
         async with service.consumer_db.for_tenants([tenant_id]) as tx:
@@ -296,17 +272,15 @@ async def _not_ready(row: Any, parts: Sequence[str]) -> str | None:
     return None
 
 
-async def _serve(service: Service, deployment: Any, instances: Sequence[str]) -> None:
-    """Have a tenant's requests go to these."""
+async def rerouted(service: Service, deployment: Any, change: str, *args: Any) -> Any:
+    """Change a tenant's row of `instance`, and tell where its requests go now; return the row, if there is one.
+
+    change: what to set, and where; `$1` is the tenant, and others follow.
+    """
     tenant_id = deployment["tenant_id"]
     async with service.consumer_db.for_tenants([tenant_id]) as tx:
-        row = await tx.fetchrow(_SERVE, tenant_id, instances, service.clock.now())
-        assert row is not None, "it was deployed"
-        if row["routed"]:
-            await tell(tx, service, route_of(row), row["version"], deployment)
-
-
-async def tell(tx: Any, service: Service, event: Event, version: int, deployment: Any) -> None:
-    """Publish what is so of a tenant's place now."""
-    outgoing = [Outgoing(event, version, cause_of(deployment))]
-    await publish(tx, outgoing, source=service.source, clock=service.clock)
+        row = await tx.fetchrow(f"update instance set version = version + 1, {change} returning *", tenant_id, *args)
+        if row is not None:
+            outgoing = [Outgoing(route_of(row), row["version"], cause_of(deployment))]
+            await publish(tx, outgoing, source=service.source, clock=service.clock)
+    return row

@@ -27,7 +27,7 @@ from dotmac_contracts.provisioning import (
 )
 from services.provisioning import metrics, moves
 from services.provisioning.domain.progress import Entry, between
-from services.provisioning.domain.saga import OF_MOVES, Command, Saga
+from services.provisioning.domain.saga import OF_MOVES, OF_TARGETS, Command, Saga
 from services.provisioning.tables import cause_of, saga_of, stored_actor, stored_cause, stored_steps
 from services.provisioning.targets import TARGETS
 
@@ -197,14 +197,8 @@ def _event(command: Command, row: Any, saga: Saga) -> Event | None:
             return DeploymentFailed(**ids, **why)
         case Command.ALLOCATE | Command.WAIT | Command.VERIFY | Command.VERIFY_CLOSED | Command.VERIFY_OPEN:
             return None  # its own work
-        case Command.CREATE_DATABASES | Command.MIGRATE | Command.START_INSTANCES | Command.ASSIGN_ROUTE:
-            return None  # its target's
-        case Command.WITHDRAW_ROUTE | Command.STOP_INSTANCES | Command.DROP_DATABASES:
-            return None
-        case Command.REPLACE_INSTANCES | Command.RESTORE_INSTANCES:
-            return None
-        case command if command in OF_MOVES:
-            return None  # that of both its places
+        case command if command in OF_TARGETS | OF_MOVES:
+            return None  # its target's, or that of both its places
         case _:
             raise AssertionError(f"nobody knows {command}")
 

@@ -18,7 +18,7 @@ from chassis.service import Service
 from chassis.telemetry import traces
 from chassis.worker import Worker
 from services.provisioning import access, moves
-from services.provisioning.domain.saga import OF_MOVES, OF_TARGETS, Command, Impossible, Recipe, Saga
+from services.provisioning.domain.saga import OF_MOVES, OF_TARGETS, Command, Impossible, Saga, Step
 from services.provisioning.settings import DeploymentSettings
 from services.provisioning.tables import COLUMNS, cause_of, lock_deployments, saga_of
 from services.provisioning.targets import TARGETS
@@ -141,7 +141,7 @@ class Deployer(Worker):
         """Do, undo or look at the step that is under way; None at others' steps."""
         saga = saga_of(row)
         step = saga.current
-        work = _own_work(self._service, row, saga.recipe(step.name), step.status) if step else None
+        work = _own_work(self._service, row, saga, step) if step else None
         if step is None or work is None:
             return None
         cause = cause_of(row)
@@ -181,9 +181,10 @@ def _next(saga: Saga, verdict: Verdict | None, now: datetime) -> Saga:
     return saga.done(step.name, "self", now) if step.status == "running" else saga.undone(step.name, "self", now)
 
 
-def _own_work(service: Service, row: Any, recipe: Recipe, status: str) -> Awaitable[str | None] | None:
+def _own_work(service: Service, row: Any, saga: Saga, step: Step) -> Awaitable[str | None] | None:
     """Return what provisioning does for a step, which gives what is wrong if anything; None at others' steps."""
-    command = recipe.do if status == "running" else recipe.undo
+    recipe = saga.recipe(step.name)
+    command = recipe.do if step.status == "running" else recipe.undo
     match command:
         case Command.VERIFY:
             return access.verify(service.settings, row["tenant_id"])
@@ -192,7 +193,7 @@ def _own_work(service: Service, row: Any, recipe: Recipe, status: str) -> Awaita
         case Command.VERIFY_CLOSED:
             return access.verify_closed(service.settings, row["tenant_id"], recipe.status or "")
         case command if command in OF_TARGETS:
-            return TARGETS[saga_of(row).place].do(service, row, command)
+            return TARGETS[saga.place].do(service, row, command)
         case command if command in OF_MOVES:
             return moves.do(service, row, command)
         case _:
