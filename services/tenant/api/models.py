@@ -490,11 +490,14 @@ class Approved(BaseModel):
 
 
 def _schema(kind: Kind) -> dict[str, Any]:
-    if isinstance(kind, Number):
-        known: dict[str, Any] = {"type": "integer", "minimum": kind.minimum, "maximum": kind.maximum}
-    else:
-        known = {"type": "string", "minLength": 1, "maxLength": kind.most}
+    known = _shown(kind) if isinstance(kind, Number) else {"type": "string", "minLength": 1, "maxLength": kind.most}
     return {"anyOf": [known, {"type": "null"}]}
+
+
+def _shown(kind: Kind) -> dict[str, Any]:
+    if isinstance(kind, Number):
+        return {"type": "integer", "minimum": kind.minimum, "maximum": kind.maximum}
+    return {"type": "string", "max_length": kind.most}
 
 
 class SettingsChange(RootModel[dict[str, Any]]):
@@ -511,12 +514,6 @@ class SettingsChange(RootModel[dict[str, Any]]):
             "examples": [{"payment_terms_days": 30}],
         }
     )
-
-
-def _shown(kind: Kind) -> dict[str, Any]:
-    if isinstance(kind, Number):
-        return {"type": "integer", "minimum": kind.minimum, "maximum": kind.maximum}
-    return {"type": "string", "max_length": kind.most}
 
 
 class SettingView(BaseModel):
