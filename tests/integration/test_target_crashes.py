@@ -14,9 +14,8 @@ import pytest
 from chassis.persistence.migrations import versions_of
 from deploy.stack.stack import Stack
 from tests.api import Api
-from tests.conftest import registration
 from tests.crashes import arm, crashed_at_each, mortal
-from tests.deployments import ended, ordered, settled, status_of
+from tests.deployments import ended, ordered, prepared, settled, status_of
 from tests.integration.test_operation_failures import at, away
 from tests.integration.test_targets import ALL, NOTHING, own_things
 from tests.world import fits
@@ -100,11 +99,6 @@ async def crash_file(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> 
         yield file
 
 
-async def registered(platform: Api) -> str:
-    found: str = (await platform.send("POST", f"{V1}/tenants", registration())).expect(201)["id"]
-    return found
-
-
 async def succeeded(stack: Stack, platform: Api, tenant: str, deployment: str) -> None:
     """Return once a deployment has succeeded, and each of its steps."""
     found = await ended(platform, deployment)
@@ -117,7 +111,7 @@ async def succeeded(stack: Stack, platform: Api, tenant: str, deployment: str) -
 async def test_a_tenant_comes_and_goes_in_spite_of_crashes(
     stack: Stack, platform: Api, crash_file: Path, began: datetime, target: str
 ) -> None:
-    tenant = await registered(platform)
+    tenant = await prepared(stack, platform)
     first, *others = deployed(target)
     arm(crash_file, *first)
     deployment = await ordered(platform, tenant, target=target)
@@ -138,7 +132,7 @@ async def test_a_tenant_comes_and_goes_in_spite_of_crashes(
 async def test_one_that_is_given_up_is_undone_in_spite_of_crashes(
     stack: Stack, platform: Api, crash_file: Path, began: datetime, target: str
 ) -> None:
-    tenant = await registered(platform)
+    tenant = await prepared(stack, platform)
     direct, at_tenant = (replace(platform, url=stack.url(name)) for name in ("provisioning", "tenant"))
     async with away(stack, "gateway"):
         deployment = await ordered(at_tenant, tenant, target=target)

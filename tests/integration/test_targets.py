@@ -242,8 +242,7 @@ async def back(engine: DockerClient, isp: Tenant, without: str) -> None:
 
     async def all_there() -> bool:
         found = parts_of(engine, isp.id)
-        answers = [await isp.api.send("GET", f"{V1}/{path}") for path in ("workspace", "billing-workspace")]
-        return len(found) == 3 and without not in found.values() and all(each.status == 200 for each in answers)
+        return len(found) == 3 and without not in found.values() and await both_answer(isp)
 
     await eventually(all_there, seconds=PATIENCE_SECONDS)
 
@@ -308,13 +307,18 @@ async def test_three_tenants_get_containers_at_once(stack: Stack, platform: Api,
     await at_once(stack, platform, capsys, target, 3)
 
 
+async def both_answer(isp: Tenant) -> bool:
+    """Say whether both of a tenant's services answer through the gateway."""
+    answers = [await isp.api.send("GET", f"{V1}/{path}") for path in ("workspace", "billing-workspace")]
+    return all(answer.status == 200 for answer in answers)
+
+
 async def at_work(isp: Tenant, without: set[int], beside: frozenset[int] | set[int] = frozenset()) -> None:
     """Return once a tenant has both of its processes, other ones than these, and both answer through the gateway."""
 
     async def both() -> bool:
         running = set(processes_of(isp.id))
-        answers = [await isp.api.send("GET", f"{V1}/{path}") for path in ("workspace", "billing-workspace")]
-        return len(running - without) == 2 and beside <= running and all(answer.status == 200 for answer in answers)
+        return len(running - without) == 2 and beside <= running and await both_answer(isp)
 
     await eventually(both)
 
