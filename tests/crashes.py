@@ -37,6 +37,7 @@ async def mortal(stack: Stack, file: Path, **environment: str) -> AsyncIterator[
         file.with_suffix(".log"),
         death_signal=signal.SIGKILL,
         folder=ROOT,
+        forks=stack.forks,
     )
     await child.start()
     await stack.wait_ready("provisioning")

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -83,6 +84,26 @@ def _tied_to(parent: int, death_signal: int, user: tuple[int, int] | None) -> Ca
     return prepare
 
 
+class Running(Protocol):
+    """What a child needs of its process."""
+
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def returncode(self) -> int | None: ...
+    async def wait(self) -> int: ...
+    def send_signal(self, signal: int) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Forks(Protocol):
+    """What starts a Python module without loading it."""
+
+    async def fork(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path | None, death_signal: int
+    ) -> Running: ...
+
+
 class Child:
     """One process of the stack."""
 
@@ -98,11 +119,13 @@ class Child:
         user: tuple[int, int] | None = None,
         folder: Path | None = None,
         inherit: Sequence[int] = (),
+        forks: Forks | None = None,
     ) -> None:
         """What to run, and how.
 
         `death_signal`: what it gets when this process dies without a word, if not `stop_signal`.
         `user`: uid and gid to run as. `folder`: where to run. `inherit`: file descriptors that it holds.
+        `forks`: what it is forked by, as this user and with the descriptors of that one.
         """
         self.name = name
         self.log = log
@@ -113,7 +136,8 @@ class Child:
         self._user = user
         self._folder = folder
         self._inherit = tuple(inherit)
-        self._process: asyncio.subprocess.Process | None = None
+        self._forks = forks
+        self._process: Running | None = None
         self._watch: asyncio.Task[None] | None = None
         self._log_start = 0
 
@@ -136,6 +160,11 @@ class Child:
         """Start it, in a session of its own so that Ctrl-C reaches the stack alone."""
         with self.log.open("ab") as log:
             self._log_start = log.tell()
+            if self._forks is not None:
+                self._process = await self._forks.fork(
+                    self._command, self._environment, self.log, self._folder, self._death_signal
+                )
+                return
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 env=self._environment,

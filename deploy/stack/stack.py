@@ -20,6 +20,7 @@ from deploy.prepare import Refused, database_url, prepare_databases
 from deploy.roles import LOGINS, SERVICES, login
 from deploy.stack.broker import Broker
 from deploy.stack.folder import Folder, running
+from deploy.stack.forking import ForkServer
 from deploy.stack.kafka import Kafka, Unavailable
 from deploy.stack.postgres import Postgres
 from deploy.stack.processes import Child, Say, StackError, free_port, is_free, rotate
@@ -70,6 +71,7 @@ class Stack:
     ports: dict[str, int] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
     _standby: dict[str, int] = field(default_factory=dict)
+    _forks: ForkServer | None = None
     _postgres: Postgres | None = None
     _broker: Broker | None = None
     _housekeeping: asyncio.Task[None] | None = None
@@ -101,7 +103,9 @@ class Stack:
 
     async def start(self) -> None:
         """Start all parts, each when what it needs answers; StackError if one can't."""
-        await self.start_servers()
+        await self._claim()
+        await self.forks.start()  # it loads what the services need while the servers start
+        await self._start_servers()
         for name in (*SERVICES, "gateway"):
             self.say(f"starting {name}")
             await self._start_child(name)
@@ -118,11 +122,18 @@ class Stack:
 
     async def start_servers(self) -> None:
         """Start PostgreSQL and Kafka alone, with the databases, roles and topics that the services need."""
+        await self._claim()
+        await self._start_servers()
+
+    async def _claim(self) -> None:
         await self._place.claim(self.say)
+        self._forks = ForkServer(self._place.logs / "fork-server.log", inherit=self._place.inherited)
         if (self._place.path / "secrets.json").exists():
             self.say(f"taking up the data in {self.folder}")
         self._secrets = self._place.secrets((*_GIVEN_SECRETS, "postgres", "administrator", "installation", *LOGINS))
         self._secrets |= {name: os.environ[name] for name in _GIVEN_SECRETS if os.environ.get(name)}
+
+    async def _start_servers(self) -> None:
         self._choose_ports()
         with _first_error():
             async with asyncio.TaskGroup() as group:
@@ -139,6 +150,8 @@ class Stack:
         if "gateway" in self.children:
             await self.children["gateway"].stop()
         await asyncio.gather(*(child.stop() for child in self.children.values()))
+        if self._forks:
+            await self._forks.stop()
         servers: list[Broker | Postgres] = [server for server in (self._broker, self._postgres) if server]
         await asyncio.gather(*(server.stop() for server in servers))
         self._place.release()
@@ -161,6 +174,12 @@ class Stack:
     def gateway_url(self) -> str:
         """Where the API is."""
         return self.url("gateway")
+
+    @property
+    def forks(self) -> ForkServer:
+        """What services are forked by."""
+        assert self._forks is not None, "it is there once the stack starts"
+        return self._forks
 
     @property
     def administrator(self) -> tuple[str, str]:
@@ -275,15 +294,16 @@ The platform is ready.
 
     async def _start_child(self, name: str) -> None:
         if name not in self.children:
-            module = "gateway" if name == "gateway" else f"services.{name}"
+            service = name in SERVICES
             self.children[name] = Child(
                 name,
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", f"services.{name}" if service else name],
                 self._environment(name),
                 self._place.logs / f"{name}.log",
                 # A service may be killed at any moment; one that stops in order may wait for Kafka, which stops too.
                 death_signal=signal.SIGKILL,
                 inherit=self._place.inherited,
+                forks=self.forks if service else None,
             )
         await self.children[name].start()
 

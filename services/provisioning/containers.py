@@ -127,6 +127,9 @@ class Containers:
             self._changed()
         log.info("instances_stopped", tenant_id=str(tenant_id), parts=sorted(running))
 
+    async def get_ready(self) -> None:
+        """Nothing: the image is seen to when a tenant's database is."""
+
     async def let_go(self) -> None:
         """Leave them: whoever supervises next finds them."""
 

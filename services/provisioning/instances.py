@@ -55,6 +55,9 @@ class Host(Protocol):
     async def stop(self, tenant_id: UUID, running: Mapping[str, Instance]) -> None:
         """End these parts of a tenant."""
 
+    async def get_ready(self) -> None:
+        """Do what takes its time before the first one starts."""
+
     async def let_go(self) -> None:
         """End all that must not outlive its supervisor."""
 

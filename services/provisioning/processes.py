@@ -16,6 +16,7 @@ from chassis.persistence.database import LOST, close
 from chassis.persistence.migrations import ensure
 from chassis.settings import Settings
 from deploy.prepare import Refused, create_roles
+from deploy.stack.forking import ForkServer
 from deploy.stack.processes import Child, StackError, free_port, is_free
 from services.provisioning.instances import (
     DEDICATED,
@@ -47,6 +48,7 @@ class Processes:
         self._deployments = deployments
         self._children: dict[tuple[UUID, str], Child] = {}
         self._ports: dict[tuple[UUID, str], int] = {}
+        self._forks: dict[str, ForkServer] = {}
 
     async def running(self) -> dict[UUID, dict[str, Instance]]:
         """Return those that were started; one that ended is about to start again."""
@@ -75,14 +77,26 @@ class Processes:
         """Stop processes of a tenant."""
         await self._stop([(tenant_id, part) for part in running])
 
+    async def get_ready(self) -> None:
+        """Load what those of the newest release are forked from."""
+        await self._forks_on(interpreter(self._deployments, None)).start()
+
     async def let_go(self) -> None:
         """Stop all of them."""
         await self._stop(list(self._children))
+        await asyncio.gather(*(forks.stop() for forks in self._forks.values()))
 
     async def _stop(self, keys: list[tuple[UUID, str]]) -> None:
         await asyncio.gather(*(self._children[key].stop() for key in keys))
         for key in keys:
             del self._children[key], self._ports[key]
+
+    def _forks_on(self, python: str) -> ForkServer:
+        """Return what forks instances of a release; it stays for those of other tenants."""
+        if python not in self._forks:
+            log = self._deployments.log_directory / f"instances-{len(self._forks)}.log"
+            self._forks[python] = ForkServer(log, passed_on(), python=python)
+        return self._forks[python]
 
     async def _begin(self, tenant_id: UUID, part: str, port: int, python: str) -> None:
         service = service_of(part)
@@ -96,6 +110,7 @@ class Processes:
             {**passed_on(), **told, "HOST": LOOPBACK, "PORT": str(port)},
             self._deployments.log_directory / f"{named(part, tenant_id)}.log",
             death_signal=signal.SIGKILL,
+            forks=self._forks_on(python),
         )
         # Before it is there: it may be given up meanwhile, and its port is nobody else's.
         self._children[tenant_id, part], self._ports[tenant_id, part] = child, port

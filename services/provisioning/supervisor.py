@@ -190,6 +190,8 @@ class Supervisor(Worker):
                 await self._connection.execute("select 1", timeout=_LOST_SECONDS)
             else:
                 self._leads = await self._connection.fetchval("select pg_try_advisory_lock($1)", _LOCK)
+                if self._leads:
+                    await asyncio.gather(*(host.get_ready() for host in self._hosts.values()))
         except LOST:
             # The instances stay: the database is away for them as well, and nobody else can take the lead meanwhile.
             if self._connection is not None:

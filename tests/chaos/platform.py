@@ -90,6 +90,7 @@ class Platform:
             self.folder / f"{name}.log",
             death_signal=signal.SIGKILL,
             folder=_ROOT,
+            forks=self.stack.forks,
         )
         await child.start()
         return child

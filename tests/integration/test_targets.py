@@ -39,14 +39,14 @@ def began() -> datetime:
 
 
 def processes_of(tenant: str) -> Iterator[int]:
-    """Give the processes that work for a tenant alone, but for those in containers."""
+    """Give the processes that work for a tenant alone, but for those in containers: by the logs they write."""
     ours = Path("/proc/self/ns/pid").readlink()
     for entry in Path("/proc").iterdir():
         try:
             if (
                 entry.name.isdigit()
                 and (entry / "ns/pid").readlink() == ours
-                and f"DEDICATED_TO={tenant}".encode() in (entry / "environ").read_bytes()
+                and (entry / "fd/1").readlink().name.endswith(f"_{UUID(tenant).hex}.log")
             ):
                 yield int(entry.name)
         except OSError:

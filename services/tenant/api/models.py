@@ -1,10 +1,10 @@
 """Shapes of requests and answers."""
 
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, StrictBool, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, StrictBool
 
 from chassis.http.fields import PLAIN, Country, Currency, Email, ShortText, Text, TimeZone, Whole, only_a_number
 from chassis.http.models import RowView, Strict
@@ -191,14 +191,6 @@ class OperationOrder(Strict):
     parameters: TemplateParameters | None = Field(
         default=None, description="What is to be otherwise than the template says, of what it has parameters for."
     )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.release is not None and self.operation is not Operation.UPGRADE:
-            raise ValueError("a release is for upgrade alone")
-        if (self.instances is not None) is not (self.operation is Operation.SCALE):
-            raise ValueError("instances are for scale alone, which needs them")
-        return self
 
 
 class TransitionView(BaseModel):

@@ -53,7 +53,9 @@ class _By:
 async def request_deployment(
     tx: Transaction, service: Service, tenant_id: UUID, requested_by: str, asked: Asked
 ) -> UUID:
-    """Return the id of the deployment that was ordered; Refused if the tenant's state forbids it."""
+    """Return the id of the deployment that was ordered; Refused if the tenant's state forbids it, Problem 422 if it
+    can't be ordered so."""
+    _check(asked)
     tenant = await lock_tenant(tx, tenant_id)
     if tenant is None:
         raise NotFound("tenant", tenant_id)
@@ -113,6 +115,16 @@ async def request_deployment(
     )
     await publish(tx, [*told, Outgoing(event, 1)], source=service.source, clock=service.clock)
     return deployment_id
+
+
+def _check(asked: Asked) -> None:
+    """Problem 422 if an order says what its operation knows nothing of, or does not say what it needs."""
+    if asked.release is not None and asked.operation is not Operation.UPGRADE:
+        raise _wrong("release", f"a release is to upgrade to, not to {asked.operation}")
+    if asked.instances is not None and asked.operation is not Operation.SCALE:
+        raise _wrong("instances", f"instances are to scale to, not to {asked.operation}")
+    if asked.instances is None and asked.operation is Operation.SCALE:
+        raise _wrong("instances", "to scale it, say to how many instances")
 
 
 async def _by_template(tx: Transaction, asked: Asked) -> _By:
