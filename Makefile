@@ -58,11 +58,10 @@ test: .venv/.installed ## Run every test, on real PostgreSQL and Kafka
 test-chaos: .venv/.installed ## Crash and cut off everything under load (ROUNDS=24 SEED=n BEHIND=100000 OUTAGE=60)
 	@ROUNDS=$(ROUNDS) SEED=$(SEED) BEHIND=$(BEHIND) OUTAGE=$(OUTAGE) $(BIN)/python -m pytest tests/chaos
 
-test-containers: .venv/.installed image ## Run the tests of what servers do on PostgreSQL and Kafka in containers
+test-containers: .venv/.installed image ## Run the tests of what servers and tenants do in containers
 	@# To all others it makes no difference whose servers they are, nor to what runs in processes: `make test` has them.
-	@STACK_SERVERS=testcontainers $(BIN)/python -m pytest -k "not process" \
-		$(foreach what,backup billing_runs crash dead_letters demo deployments deprovision examples flow gateway_redis \
-		journal messaging snapshots targets target_crashes,tests/integration/test_$(what).py) tests/containers
+	@STACK_SERVERS=testcontainers $(BIN)/python -m pytest -k "not process and not pooled" \
+		$(foreach what,crash messaging targets target_crashes,tests/integration/test_$(what).py) tests/containers
 
 fuzz: .venv/.installed ## Send 20,000 made-up requests to every operation (REQUESTS=n SEED=n)
 	@$(BIN)/python -m tests.fuzz --requests $(REQUESTS) $(if $(SEED),--seed $(SEED))

@@ -69,6 +69,9 @@ async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIt
             # Nobody waits for hours here; and a lease is over after twice the timeout.
             "WEBHOOK_FIRST_RETRY_SECONDS": "0.2",
             "WEBHOOK_TIMEOUT_SECONDS": "4",
+            # Each look asks for every tenant, and tests leave hundreds; and what they plant is to be found by the
+            # checker, and not repaired before. Those of drifts have it look often.
+            "DEPLOYMENT_RECONCILE_SECONDS": "3600",
             # All tests come from one address.
             "SIGN_UP_RATE_LIMIT": "100000/hour",
             **containers,

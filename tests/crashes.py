@@ -14,8 +14,6 @@ from deploy.stack.stack import Stack
 from tests.api import eventually
 
 ROOT = Path(__file__).parents[1]
-# What is planted is to be found by the checker, and not repaired before.
-UNHURRIED = {"DEPLOYMENT_RECONCILE_SECONDS": "3600"}
 # It dies in every test, and each would wait until its former consumer is given up; a broker of others may forbid less.
 SOON_DEAD = {"KAFKA_SESSION_SECONDS": "2"}
 
@@ -27,7 +25,7 @@ async def mortal(stack: Stack, file: Path, **environment: str) -> AsyncIterator[
     environment: settings of its own meanwhile.
     """
     await stack.children.pop("provisioning").stop()
-    environment = {**stack._environment("provisioning"), "CRASH_FILE": str(file), **UNHURRIED, **environment}
+    environment = {**stack._environment("provisioning"), "CRASH_FILE": str(file), **environment}
     if stack._broker:
         environment |= SOON_DEAD
     child = stack.children["provisioning"] = Child(

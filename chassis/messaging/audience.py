@@ -9,10 +9,9 @@ from collections.abc import Collection
 from uuid import UUID
 
 from dotmac_contracts.envelope import Event
-from dotmac_contracts.provisioning import OfWorkspace
+from dotmac_contracts.provisioning import DEDICATED, OfWorkspace
 
-DEDICABLE = frozenset({b"customer", b"billing"})
-"""The services that tenants can have instances of their own of."""
+_DEDICATED = frozenset(service.encode() for service in DEDICATED)
 _SHARED_SEGMENTS = 2
 """Slashes of a source such as `/services/customer`; a tenant's own instance has its tenant behind another one."""
 
@@ -52,7 +51,7 @@ class Audience:
 
     def _was_told_here(self, source: bytes) -> bool:
         """Whether an event of the tenant's is of its instances since it was moved to them, or of the platform."""
-        return source.endswith(self._own_sources) or not DEDICABLE.intersection(source.split(b"/")[2:3])
+        return source.endswith(self._own_sources) or not _DEDICATED.intersection(source.split(b"/")[2:3])
 
 
 def _source(headers: Collection[tuple[str, bytes]]) -> bytes:

@@ -9,6 +9,9 @@ from dotmac_contracts.envelope import Event, Tombstone
 from dotmac_contracts.tenant import Target
 from dotmac_contracts.workspace import WorkspaceParameters
 
+DEDICATED = ("customer", "billing")
+"""The services that a tenant can have instances of its own of; the source of an event says of which it is."""
+
 
 class _Deployment(Event):
     deployment_id: UUID = Field(description="The deployment.")

@@ -115,6 +115,7 @@ def _become(asked: dict[str, Any]) -> None:
     os.environ.update(asked["environment"])
     sys.path[0] = str(Path.cwd())
     sys.argv = [asked["module"], *asked["arguments"]]
+    sys.modules.pop(asked["module"], None)  # as `-m` has it, what is run is not what others import
     runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deploy.stack.processes import Child, StackError
 
-_COMMON = "chassis.run"
+_COMMON = ("chassis.run", "chassis.persistence.migrations")
 """What all services load, and nothing that one of them alone does: its metrics would be there in every other."""
 _LARGEST_MESSAGE = 64 * 1024
 
@@ -46,7 +46,7 @@ class ForkServer:
                 return
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.setblocking(False)
-            command = [self.python, "-m", "deploy.stack.fork_server", str(theirs.fileno()), _COMMON]
+            command = [self.python, "-m", "deploy.stack.fork_server", str(theirs.fileno()), *_COMMON]
             inherit = (theirs.fileno(), *self._inherit)
             server = Child(
                 "fork-server", command, self._environment, self._log, death_signal=signal.SIGKILL, inherit=inherit

@@ -25,7 +25,8 @@ def _workers(service: Service) -> list[Worker]:
     reconciler = Reconciler(service, settings)
     workers = [
         Deployer(service, settings),
-        Worker("reconciler", reconciler.look, poll_seconds=settings.reconcile_seconds),
+        # It asks for every tenant: a restart is no reason to.
+        Worker("reconciler", reconciler.look, poll_seconds=settings.reconcile_seconds, at_start=False),
     ]
     hosts: dict[str, Host] = {}
     if settings.server_url:

@@ -24,8 +24,8 @@ from chassis.persistence.database import LOST, close
 from chassis.settings import KafkaSettings, Settings, TelemetrySettings
 from deploy.prepare import Refused, create_roles
 from deploy.scram import verifier
+from dotmac_contracts.provisioning import DEDICATED
 from services.provisioning.instances import (
-    DEDICATED,
     LOOPBACK,
     Instance,
     InstanceError,

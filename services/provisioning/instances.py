@@ -1,19 +1,18 @@
 """The tenants' own instances: how they are named, what they are told, where they answer, and what they run in."""
 
+import asyncio
 import base64
 import hmac
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from chassis.settings import Settings
 from deploy.prepare import database_url
 from deploy.roles import ROLES, login
-from dotmac_contracts.provisioning import RouteAssigned, RouteWithdrawn
+from dotmac_contracts.provisioning import DEDICATED, RouteAssigned, RouteWithdrawn
 
-DEDICATED = ("customer", "billing")
-"""The services that a tenant has instances of its own of."""
 LOOPBACK = "127.0.0.1"
 STARTING = 0
 """In place of what one that is about to start is known by."""
@@ -60,6 +59,13 @@ class Host(Protocol):
 
     async def let_go(self) -> None:
         """End all that must not outlive its supervisor."""
+
+
+async def together(*work: Awaitable[None]) -> None:
+    """Do several things at once, and raise what the first of them failed with once all have ended."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 def named(service: str, tenant_id: UUID) -> str:

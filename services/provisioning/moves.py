@@ -25,9 +25,10 @@ from chassis.service import Service
 from deploy.prepare import Refused
 from deploy.roles import login
 from dotmac_contracts import topics
+from dotmac_contracts.provisioning import DEDICATED
 from services.provisioning import access
 from services.provisioning.domain.saga import MOVED_FROM, Command
-from services.provisioning.instances import DEDICATED, InstanceError, instance_url, named, sealing_secrets
+from services.provisioning.instances import InstanceError, instance_url, named, sealing_secrets
 from services.provisioning.settings import deployment_settings
 from services.provisioning.targets import TARGETS
 from services.provisioning.targets.dedicated import Dedicated, rerouted

@@ -7,6 +7,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Collection, Mapping
+from functools import cache
 from uuid import UUID
 
 import asyncpg
@@ -18,8 +19,8 @@ from chassis.settings import Settings
 from deploy.prepare import Refused, create_roles
 from deploy.stack.forking import ForkServer
 from deploy.stack.processes import Child, StackError, free_port, is_free
+from dotmac_contracts.provisioning import DEDICATED
 from services.provisioning.instances import (
-    DEDICATED,
     LOOPBACK,
     STARTING,
     Instance,
@@ -30,8 +31,9 @@ from services.provisioning.instances import (
     passed_on,
     passwords,
     service_of,
+    together,
 )
-from services.provisioning.settings import DeploymentSettings
+from services.provisioning.settings import DeploymentSettings, deployment_settings
 
 log = structlog.get_logger()
 
@@ -48,7 +50,6 @@ class Processes:
         self._deployments = deployments
         self._children: dict[tuple[UUID, str], Child] = {}
         self._ports: dict[tuple[UUID, str], int] = {}
-        self._forks: dict[str, ForkServer] = {}
 
     async def running(self) -> dict[UUID, dict[str, Instance]]:
         """Return those that were started; one that ended is about to start again."""
@@ -63,12 +64,17 @@ class Processes:
     ) -> dict[str, Instance]:
         """Start processes of a tenant, each at the port where it was if that is free."""
         try:
-            python = interpreter(self._deployments, release)
+            forks = forks_of(release)
+            chosen: dict[str, int] = {}
             for part in parts:
-                taken, before = self._ports.values(), ports.get(part)
+                taken, before = {*self._ports.values(), *chosen.values()}, ports.get(part)
                 usable = before is not None and before not in taken and is_free(before)
-                port = before if before is not None and usable else free_port(taken)
-                await self._begin(tenant_id, part, port, python)
+                chosen[part] = before if before is not None and usable else free_port(taken)
+            for part, port in chosen.items():
+                # Before it is there: it may be given up meanwhile, and its port is nobody else's.
+                self._ports[tenant_id, part] = port
+                self._children[tenant_id, part] = self._child(tenant_id, part, forks)
+            await together(*(self._begin(tenant_id, part) for part in parts))
         except (*LOST, Refused, StackError) as error:
             raise InstanceError(str(error) or repr(error)) from error
         return (await self.running())[tenant_id]
@@ -79,45 +85,38 @@ class Processes:
 
     async def get_ready(self) -> None:
         """Load what those of the newest release are forked from."""
-        await self._forks_on(interpreter(self._deployments, None)).start()
+        await forks_of(None).start()
 
     async def let_go(self) -> None:
         """Stop all of them."""
         await self._stop(list(self._children))
-        await asyncio.gather(*(forks.stop() for forks in self._forks.values()))
 
     async def _stop(self, keys: list[tuple[UUID, str]]) -> None:
         await asyncio.gather(*(self._children[key].stop() for key in keys))
         for key in keys:
             del self._children[key], self._ports[key]
 
-    def _forks_on(self, python: str) -> ForkServer:
-        """Return what forks instances of a release; it stays for those of other tenants."""
-        if python not in self._forks:
-            log = self._deployments.log_directory / f"instances-{len(self._forks)}.log"
-            self._forks[python] = ForkServer(log, passed_on(), python=python)
-        return self._forks[python]
-
-    async def _begin(self, tenant_id: UUID, part: str, port: int, python: str) -> None:
+    def _child(self, tenant_id: UUID, part: str, forks: ForkServer) -> Child:
         service = service_of(part)
-        own, server = named(service, tenant_id), self._deployments.server_url
-        assert server, "there are none without it"
-        url = server.get_secret_value()
-        told = environment(self._settings, url, service, tenant_id)
-        child = Child(
-            own,
-            [python, "-m", f"services.{service}"],
-            {**passed_on(), **told, "HOST": LOOPBACK, "PORT": str(port)},
+        own = environment(self._settings, self._server_url, service, tenant_id)
+        at = {"HOST": LOOPBACK, "PORT": str(self._ports[tenant_id, part])}
+        return Child(
+            named(part, tenant_id),
+            [forks.python, "-m", f"services.{service}"],
+            {**passed_on(), **own, **at},
             self._deployments.log_directory / f"{named(part, tenant_id)}.log",
             death_signal=signal.SIGKILL,
-            forks=self._forks_on(python),
+            forks=forks,
         )
-        # Before it is there: it may be given up meanwhile, and its port is nobody else's.
-        self._children[tenant_id, part], self._ports[tenant_id, part] = child, port
+
+    async def _begin(self, tenant_id: UUID, part: str) -> None:
+        service, url = service_of(part), self._server_url
+        child = self._children[tenant_id, part]
         try:
             connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
             try:
-                await create_roles(connection, passwords(self._settings, own))  # SECRET_KEY may have changed
+                # SECRET_KEY may have changed.
+                await create_roles(connection, passwords(self._settings, named(service, tenant_id)))
             finally:
                 await close(connection)
             if not self._deployments.interpreters:  # its release is provisioning's own, which may be a new one
@@ -127,16 +126,27 @@ class Processes:
             await self._stop([(tenant_id, part)])
             raise
         child.keep_alive(lambda message: log.warning("instance_ended", tenant_id=str(tenant_id), message=message))
-        log.info("instance_started", tenant_id=str(tenant_id), part=part, port=port)
+        log.info("instance_started", tenant_id=str(tenant_id), part=part, port=self._ports[tenant_id, part])
+
+    @property
+    def _server_url(self) -> str:
+        assert self._deployments.server_url, "there are none without it"
+        return self._deployments.server_url.get_secret_value()
 
 
-def interpreter(settings: DeploymentSettings, release: str | None) -> str:
-    """Return the Python that processes of a release run on; InstanceError if that is not here."""
-    known = settings.interpreters
+def forks_of(release: str | None) -> ForkServer:
+    """Return what forks the processes of a release, or of the newest; InstanceError if that is not here."""
+    known = deployment_settings().interpreters
     if not known:
-        return sys.executable
-    if release is None:
-        return str(next(iter(known.values())))
+        return _fork_server("own", sys.executable)
+    release = next(iter(known)) if release is None else release
     if release not in known:
         raise InstanceError(f"there is no release {release} here: DEPLOYMENT_INTERPRETERS does not name it")
-    return str(known[release])
+    return _fork_server(release, str(known[release]))
+
+
+@cache
+def _fork_server(release: str, python: str) -> ForkServer:
+    """Return what stays for those of all tenants."""
+    log = deployment_settings().log_directory / f"fork-server-{release}.log"
+    return ForkServer(log, passed_on(), python=python)

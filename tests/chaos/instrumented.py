@@ -25,6 +25,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 
 from chassis.run import main
+from deploy.stack.forking import ForkServer
 
 _STEPS = (
     "domain commit",
@@ -54,12 +55,13 @@ POINTS_AT_TARGETS = (
         for step in (*_STEPS_AT_TARGETS, "step commit", "engine change")
         for when in ("before", "after")
     ),
-    "before migration",
+    *("before migration", "after fork"),
 )
 """`definition`: of a role or a database; `wish`: for instances; `record`: of those that run; `step commit`: of what
-saved a deployment and handled no event; `migration`: to a next version, all of them in one transaction; `engine
-change`: what is asked of a container engine but for looks. Of a move, in each of the two databases: `hold` and
-`opening` of a tenant's rows, `copy` and `removal` of a table's, `journal`."""
+saved a deployment and handled no event; `migration`: to a next version, all of them in one transaction; `fork`: of
+what migrates, which is half-way then and ends with what forked it; `engine change`: what is asked of a container
+engine but for looks. Of a move, in each of the two databases: `hold` and `opening` of a tenant's rows, `copy` and
+`removal` of a table's, `journal`."""
 
 _PRODUCE = 0  # the key of the request, in Kafka's protocol
 _FILE = Path(os.environ.get("CRASH_FILE", os.devnull))
@@ -180,6 +182,18 @@ def _watch_broker() -> None:
     AIOKafkaConsumer.commit = watched_commit
 
 
+def _watch_forks() -> None:
+    fork = ForkServer.fork
+
+    async def watched(server: Any, command: Any, *args: Any) -> Any:
+        process = await fork(server, command, *args)
+        if "chassis.persistence.migrations" in command:
+            passing("after fork")
+        return process
+
+    ForkServer.fork = watched  # type: ignore[method-assign]
+
+
 def _watch_engine() -> None:
     query = Docker._do_query
 
@@ -209,6 +223,7 @@ def _lead_regardless() -> None:
 if __name__ == "__main__":
     _watch_statements()
     _watch_broker()
+    _watch_forks()
     _watch_engine()
     if os.environ.get("LEADS_REGARDLESS"):
         _lead_regardless()

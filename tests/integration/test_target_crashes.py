@@ -35,9 +35,10 @@ ROUTED = [*TOLD, *STEP]
 
 
 class Points(NamedTuple):
-    """Where it is killed while databases are made, and while they are removed."""
+    """Where it is killed while databases are made and migrated, and while they are removed."""
 
     made: list[tuple[str, int]]
+    migrated: list[tuple[str, int]]
     removed: list[tuple[str, int]]
 
 
@@ -45,11 +46,13 @@ TARGETS = {
     # The databases of the two services, each with its four roles.
     "process": Points(
         [("before definition", 1), ("after definition", 5), ("after definition", 9)],
+        [("after fork", 1), ("after fork", 2)],
         [("before definition", 1), ("after definition", 1), ("after definition", 6)],
     ),
     # Their server in a container before that: a network, a volume, and the container's creation and start.
     "container": Points(
         [*around("engine change"), ("after engine change", 3), ("before definition", 1), ("after definition", 6)],
+        [("before migration", 1), ("before migration", HALF_MIGRATED)],
         [("before engine change", 1), ("after engine change", 2)],
     ),
 }
@@ -60,7 +63,7 @@ def deployed(target: str) -> list[tuple[str, int]]:
         *HEARD,  # of the order
         *TOLD,  # it is its turn
         *[*TARGETS[target].made, *STEP],
-        *[("before migration", 1), ("before migration", HALF_MIGRATED), *STEP],
+        *[*TARGETS[target].migrated, *STEP],
         *[*around("wish"), *around("record"), *TOLD],  # of its instances
         *HEARD,  # of a workspace
         *ROUTED,

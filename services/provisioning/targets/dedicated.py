@@ -20,9 +20,9 @@ from chassis.persistence.migrations import upgrade
 from chassis.service import Service
 from chassis.settings import Settings
 from deploy.prepare import Refused, create_database, create_roles
+from dotmac_contracts.provisioning import DEDICATED
 from services.provisioning.domain.saga import Command, Impossible
 from services.provisioning.instances import (
-    DEDICATED,
     InstanceError,
     addresses_of,
     instance_url,
@@ -32,6 +32,7 @@ from services.provisioning.instances import (
     passwords,
     route_of,
     serving,
+    together,
 )
 from services.provisioning.supervisor import SUPERVISOR
 from services.provisioning.tables import cause_of
@@ -131,11 +132,12 @@ class Dedicated(ABC):
 
     async def _create_databases(self, settings: Settings, tenant_id: UUID) -> None:
         await self.prepare_server(settings, tenant_id)
+        await together(*(self._create_database(settings, tenant_id, named(name, tenant_id)) for name in DEDICATED))
+
+    async def _create_database(self, settings: Settings, tenant_id: UUID, own: str) -> None:
         async with self.connected(settings, tenant_id) as connection:
-            for name in DEDICATED:
-                own = named(name, tenant_id)
-                await create_roles(connection, passwords(settings, own))
-                await create_database(connection, own)
+            await create_roles(connection, passwords(settings, own))
+            await create_database(connection, own)
 
     async def _migrate(self, service: Service, deployment: Any) -> None:
         tenant_id, settings = deployment["tenant_id"], service.settings
@@ -145,8 +147,8 @@ class Dedicated(ABC):
         else:
             async with service.consumer_db.for_tenants([tenant_id]) as tx:
                 release = await tx.fetchval("select release from instance where tenant_id = $1 and wanted", tenant_id)
-        for name in DEDICATED:
-            await self.migrate(instance_url(settings, server_url, name, tenant_id, "owner"), name, release)
+        urls = {name: instance_url(settings, server_url, name, tenant_id, "owner") for name in DEDICATED}
+        await together(*(self.migrate(url, name, release) for name, url in urls.items()))
 
     async def _start(self, service: Service, deployment: Any) -> str | None:
         tenant_id = deployment["tenant_id"]

@@ -1,6 +1,8 @@
 """The process target: databases on a server that is given, and local processes on the machine of provisioning."""
 
-import sys
+import asyncio
+import os
+import signal
 from collections.abc import Sequence
 from importlib.metadata import version
 from uuid import UUID
@@ -9,10 +11,14 @@ from chassis.settings import Settings
 from deploy.prepare import Refused
 from deploy.roles import ROLES, login
 from deploy.stack.processes import Child, StackError
-from services.provisioning.instances import DEDICATED, InstanceError, named, passed_on
-from services.provisioning.processes import Processes, interpreter
+from dotmac_contracts.provisioning import DEDICATED
+from services.provisioning.instances import InstanceError, named, passed_on
+from services.provisioning.processes import Processes, forks_of
 from services.provisioning.settings import deployment_settings
 from services.provisioning.targets.dedicated import Dedicated
+
+_TURNS = asyncio.Semaphore(os.cpu_count() or 1)
+"""As many databases are migrated at once as there are processors: who comes first goes on while others wait."""
 
 
 class Process(Dedicated):
@@ -32,16 +38,14 @@ class Process(Dedicated):
         return list(deployment_settings().interpreters) or [version("dotmac-platform")]
 
     async def migrate(self, url: str, service: str, release: str | None) -> None:
-        """Run the migrations of a release: here, if provisioning is of it itself."""
-        python = interpreter(deployment_settings(), release)
-        if python == sys.executable:
-            await super().migrate(url, service, release)
-            return
-        name = f"migrations-{service}"
-        command = [python, "-m", "chassis.persistence.migrations", service]
+        """Run the migrations of a release."""
+        forks, name = forks_of(release), f"migrations-{service}"
+        command = [forks.python, "-m", "chassis.persistence.migrations", service]
         log = deployment_settings().log_directory / f"{name}.log"
+        told = {**passed_on(), "MIGRATION_DATABASE_URL": url}
         try:
-            await Child(name, command, {**passed_on(), "MIGRATION_DATABASE_URL": url}, log).run()
+            async with _TURNS:
+                await Child(name, command, told, log, death_signal=signal.SIGKILL, forks=forks).run()
         except StackError as error:
             raise InstanceError(str(error)) from error
 

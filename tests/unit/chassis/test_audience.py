@@ -5,10 +5,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from chassis.ids import new_id
-from chassis.messaging.audience import DEDICABLE, Audience
+from chassis.messaging.audience import Audience
 from dotmac_contracts.envelope import Event
 from dotmac_contracts.provisioning import DataExportRequested, DeploymentSucceeded
-from services.provisioning.instances import DEDICATED
 
 OWN, OTHER = uuid4(), uuid4()
 
@@ -89,7 +88,3 @@ def test_one_that_a_tenant_was_moved_to_does_what_was_asked_since(
     event = DataExportRequested(deployment_id=deployment, tenant_id=OWN, dedicated=dedicated)
     assert Audience(OWN, MOVE).is_asked(event) is asked
     assert Audience(OWN, MOVE).is_asked(DeploymentSucceeded(deployment_id=BEFORE, tenant_id=OWN))
-
-
-def test_which_services_tenants_have_instances_of_is_said_alike() -> None:
-    assert {service.decode() for service in DEDICABLE} == set(DEDICATED)

@@ -132,5 +132,9 @@ async def _ended(program: Child) -> bool:
     return program.status is not None
 
 
+def _runs(pid: int | None) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 async def _is_gone(pid: int | None) -> bool:
-    return str(pid) not in os.listdir("/proc")
+    return not _runs(pid)
