@@ -14,6 +14,8 @@ from deploy.stack.stack import Stack
 from tests.api import eventually
 
 ROOT = Path(__file__).parents[1]
+# Where no tenant has processes of its own, nothing is made ready for them at each of many starts.
+SHARED_ONLY = {"DEPLOYMENT_SERVER_URL": ""}
 # It dies in every test, and each would wait until its former consumer is given up; a broker of others may forbid less.
 SOON_DEAD = {"KAFKA_SESSION_SECONDS": "2"}
 

@@ -14,7 +14,7 @@ import pytest
 from deploy.stack.stack import Stack
 from tests.api import Api, eventually
 from tests.conftest import registration
-from tests.crashes import arm, crashed, mortal
+from tests.crashes import SHARED_ONLY, arm, crashed, mortal
 from tests.deployments import ended, ordered, past_security, settled
 from tests.world import Orphan, fits
 
@@ -40,7 +40,7 @@ INSIDE = [
 @pytest.fixture(scope="module")
 async def crash_file(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
     file = tmp_path_factory.mktemp("crash") / "provisioning.crash"
-    async with mortal(stack, file):
+    async with mortal(stack, file, **SHARED_ONLY):
         yield file
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.stack.stack import Stack
 from tests.api import Api
-from tests.crashes import arm, crashed, mortal
+from tests.crashes import SHARED_ONLY, arm, crashed, mortal
 from tests.deployments import done, ended, ordered, prepared, settled, status_of
 from tests.world import fits
 
@@ -41,7 +41,7 @@ STEPS = [
 @pytest.fixture(scope="module")
 async def crash_file(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
     file = tmp_path_factory.mktemp("crash") / "provisioning.crash"
-    async with mortal(stack, file):
+    async with mortal(stack, file, **SHARED_ONLY):
         yield file
 
 
