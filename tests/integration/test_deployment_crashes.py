@@ -1,7 +1,5 @@
 """Provisioning killed between and inside the steps of a deployment: each ends, and leaves nothing behind."""
 
-import sys
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -93,36 +91,6 @@ async def test_one_that_is_undone_is_undone_to_its_end_in_spite_of_a_crash(
 def began() -> datetime:
     """Return when these tests began: what others left behind is not theirs."""
     return datetime.now(UTC) - timedelta(seconds=1)
-
-
-async def test_200_tenants_deployed_at_once_are_all_active(
-    stack: Stack, platform: Api, capsys: pytest.CaptureFixture[str]
-) -> None:
-    at_tenant = replace(platform, url=stack.url("tenant"))
-    tenants = [await registered(at_tenant) for _ in range(200)]
-    ordering = time.monotonic()
-    for tenant in tenants:
-        await ordered(at_tenant, tenant)
-    async with past_security(stack, "tenant") as connection:
-
-        async def all_active() -> bool:
-            count = await connection.fetchval(
-                "select count(*) from tenant where status = 'active' and tenant_id = any($1::uuid[])",
-                [UUID(tenant) for tenant in tenants],
-            )
-            return bool(count == len(tenants))
-
-        await eventually(all_active, seconds=120)
-        p50, p99 = await connection.fetchrow(
-            "select percentile_cont(0.5) within group (order by seconds),"
-            " percentile_cont(0.99) within group (order by seconds) from (select extract(epoch from"
-            " max(made_at) filter (where to_status = 'active') - max(made_at) filter (where to_status = 'deploying'))"
-            " as seconds from tenant_transition where tenant_id = any($1::uuid[]) group by tenant_id) as each",
-            [UUID(tenant) for tenant in tenants],
-        )
-    with capsys.disabled():
-        took = time.monotonic() - ordering
-        sys.stdout.write(f"\n200 tenants deployed at once in {took:.1f} s: p50 {p50:.2f} s, p99 {p99:.2f} s\n")
 
 
 async def test_nothing_is_left_behind_and_what_is_planted_is_found(

@@ -340,3 +340,31 @@ async def test_a_target_is_chosen_when_a_tenant_is_deployed(stack: Stack, platfo
     steps = (await platform.send("GET", f"{V1}/deployments/plan", params=preview)).expect(200)["steps"]
     ends = ["prove_deletion", "withdraw_route", "stop_instances", "drop_databases", "retire"]
     assert [step["name"] for step in steps][-5:] == ends
+
+
+async def test_200_tenants_come_to_pooled_at_once(stack: Stack, platform: Api, capsys: Capture) -> None:
+    at_tenant = replace(platform, url=stack.url("tenant"))
+    tenants = [(await at_tenant.send("POST", f"{V1}/tenants", registration())).expect(201)["id"] for _ in range(200)]
+    ordering = time.perf_counter()
+    for tenant in tenants:
+        await ordered(at_tenant, tenant)
+    async with past_security(stack, "tenant") as connection:
+
+        async def all_active() -> bool:
+            count = await connection.fetchval(
+                "select count(*) from tenant where status = 'active' and tenant_id = any($1::uuid[])",
+                [UUID(tenant) for tenant in tenants],
+            )
+            return bool(count == len(tenants))
+
+        await eventually(all_active, seconds=120)
+        p50, p99 = await connection.fetchrow(
+            "select percentile_cont(0.5) within group (order by seconds),"
+            " percentile_cont(0.99) within group (order by seconds) from (select extract(epoch from"
+            " max(made_at) filter (where to_status = 'active') - max(made_at) filter (where to_status = 'deploying'))"
+            " as seconds from tenant_transition where tenant_id = any($1::uuid[]) group by tenant_id) as each",
+            [UUID(tenant) for tenant in tenants],
+        )
+    with capsys.disabled():
+        took = time.perf_counter() - ordering
+        print(f"\n200 tenants deployed at once in {took:.1f} s: p50 {p50:.2f} s, p99 {p99:.2f} s")  # noqa: T201
