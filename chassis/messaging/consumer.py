@@ -19,6 +19,7 @@ from faststream.kafka import KafkaBroker
 
 from chassis.messaging import dead_letter, inbox, metrics, watch
 from chassis.messaging.audience import Audience
+from chassis.messaging.positions import positions
 from chassis.messaging.security import broker_security
 from chassis.messaging.spans import handling
 from chassis.messaging.subscription import Received, Subscription
@@ -41,6 +42,7 @@ _METADATA_MS = 10_000
 _LONGEST_BACKOFF_SECONDS = 15.0
 _CLEAN_SECONDS = 3600.0
 _OFFSETS_SECONDS = 0.1
+_POSITIONS_SECONDS = 5.0
 
 TRANSIENT = (
     asyncpg.PostgresConnectionError,
@@ -189,7 +191,10 @@ class PartitionLoop:
         self._failures.clear()
         self._done.clear()
         self.connected = True
-        committing = asyncio.create_task(self._commit_offsets(consumer), name="offsets")
+        beside = [
+            asyncio.create_task(self._commit_offsets(consumer), name="offsets"),
+            asyncio.create_task(_begin_anew_where_lost(consumer), name="positions"),
+        ]
         try:
             while True:
                 self._resume(consumer)
@@ -201,7 +206,8 @@ class PartitionLoop:
                     for partition, records in batches.items():
                         group.create_task(self._take(consumer, partition, records))
         finally:
-            committing.cancel()
+            for task in beside:
+                task.cancel()
             await self._commit_done(consumer)
 
     async def _commit_offsets(self, consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
@@ -405,6 +411,15 @@ class PartitionLoop:
         if type(received.event) in self.subscription.handlers:
             recorded = await inbox.record(tx, self.subscription.consumer, [inbox.Arrival(received.envelope)])
             await self._handle_new(tx, [received], recorded.new)
+
+
+async def _begin_anew_where_lost(consumer: "AIOKafkaConsumer[bytes, bytes]") -> None:
+    """Read what a broker that has lost its records was told since, until cancelled."""
+    while True:
+        await asyncio.sleep(_POSITIONS_SECONDS)
+        with contextlib.suppress(KafkaError, TimeoutError):  # the broker is away, or a partition: the next time tells
+            async with asyncio.timeout(_POSITIONS_SECONDS):
+                await positions(consumer)
 
 
 def _readable(deliveries: Sequence[_Delivery]) -> bool:

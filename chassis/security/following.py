@@ -16,6 +16,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from prometheus_client import Gauge
 
+from chassis.messaging.positions import positions
 from chassis.messaging.security import client_security
 from chassis.settings import KafkaSettings
 from dotmac_contracts.envelope import DecodeError, Envelope, Event, UnknownEventType, decode
@@ -126,12 +127,8 @@ class Follower:
         while True:
             try:
                 async with asyncio.timeout(_REQUEST_SECONDS + 1):
-                    read = {place: await consumer.position(place) for place in consumer.assignment()}
-                    ends = await consumer.end_offsets(list(read))
-                    lost = [place for place, end in ends.items() if read[place] > end]
-                    if lost:  # the broker came back without its records, and counts anew
-                        await consumer.seek_to_beginning(*lost)
-                if read and all(read[place] == end for place, end in ends.items()):
+                    found = await positions(consumer)
+                if found and all(read == end for read, end in found.values()):
                     self._is_current(True)
             except Exception as error:
                 self._is_current(False, repr(error))

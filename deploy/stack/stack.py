@@ -15,7 +15,7 @@ from typing import Self
 
 import aiohttp
 
-from chassis.messaging.broker import BrokerError, ensure_topics, ping
+from chassis.messaging.broker import BrokerError, delete_strange_topics, ensure_topics, ping
 from deploy.prepare import Refused, database_url, prepare_databases
 from deploy.roles import LOGINS, SERVICES, login
 from deploy.stack.broker import Broker
@@ -289,6 +289,10 @@ The platform is ready.
         try:
             if created := await ensure_topics(self.kafka):
                 self.say(f"created {len(created)} topics")
+            # The small broker forgets them with its end; what a client then asks for, it makes by its own settings.
+            while isinstance(self._broker, Tansu) and (strange := await delete_strange_topics(self.kafka)):
+                self.say(f"making {len(strange)} topics anew")
+                await ensure_topics(self.kafka)
         except BrokerError as error:
             raise StackError(f"the topics can't be created: {error}") from None
 
@@ -327,7 +331,6 @@ The platform is ready.
     async def _broker_came_back(self) -> None:
         assert self._broker is not None
         await self._broker.answers()
-        # The small broker has forgotten them; what a client asked for meanwhile, it has made by its own settings.
         await self._create_topics()
         self.say("the broker is back")
 
