@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
 from chassis.http.dependencies import CurrentService, require
@@ -25,8 +25,11 @@ async def list_settings(service: CurrentService, who: Reader) -> Response:
     return json(SettingsView(items=[SettingsOfCategory.of(name, given) for name, given in found.items()]))
 
 
+Category = Annotated[str, Path(max_length=64, examples=["billing"])]
+
+
 @router.get("/settings/{category}", response_model=SettingsOfCategory)
-async def get_settings(service: CurrentService, who: Reader, category: str) -> Response:
+async def get_settings(service: CurrentService, who: Reader, category: Category) -> Response:
     """Read the settings of a category. What a secret one is, is shown to nobody."""
     category_of(category)
     async with service.db.for_tenant(who.tenant_id) as tx:
@@ -36,7 +39,7 @@ async def get_settings(service: CurrentService, who: Reader, category: str) -> R
 
 @router.patch("/settings/{category}", response_model=SettingsOfCategory)
 async def update_settings(
-    request: Request, service: CurrentService, who: Writer, category: str, body: SettingsChange
+    request: Request, service: CurrentService, who: Writer, category: Category, body: SettingsChange
 ) -> Response:
     """Change settings of a category, and leave those as they are that are not named; null sets back to the default.
 
