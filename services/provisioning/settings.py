@@ -1,5 +1,7 @@
 """Settings of deployments, read from the environment once, at start."""
 
+import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
@@ -17,6 +19,9 @@ class DeploymentSettings(BaseSettings):
 
     at_once: int = Field(default=50, gt=0)
     """Deployments that run at once at each target; the others wait in a queue."""
+    process_at_once: int = Field(default=2 * (os.cpu_count() or 1), gt=0)
+    """The same at the target `process`, where all the work is this machine's: more at once would only be slower, each
+    and all of them."""
     lease_seconds: float = Field(default=3.0, gt=0)
     """For how long a worker that is not heard of keeps a deployment, before another takes it over."""
     server_url: SecretStr | None = None
@@ -57,6 +62,11 @@ class DeploymentSettings(BaseSettings):
     default the volume `dotmac-exports-` and the installation's name."""
     reconcile_seconds: float = Field(default=60.0, gt=0)
     """How often it is looked at whether the world is as the records say; what is not twice in turn is a drift."""
+
+    @property
+    def places(self) -> Mapping[str, int]:
+        """How many deployments run at once at a target, where it is other than `at_once`."""
+        return {"process": min(self.at_once, self.process_at_once)}
 
     @property
     def shared_networks(self) -> list[str]:
