@@ -144,7 +144,7 @@ async def test_a_tenant_is_deployed_used_closed_opened_and_gone(
     await done(platform, stack, isp.id, operation="suspend")
     (await isp.api.send("GET", f"{V1}/customers")).problem(403, "tenant-suspended")
     await done(platform, stack, isp.id, operation="resume")
-    if dedicated:
+    if target == "process":
         await done(platform, stack, isp.id, operation="upgrade")
         assert await own_things(stack, isp.id) == ALL[target]
     assert len((await isp.api.send("GET", f"{V1}/customers")).expect(200)["items"]) == (2 if dedicated else 3)
