@@ -106,6 +106,10 @@ class Containers:
             image = self._image(release)
             async with self._turns, self._engine() as docker:
                 if DATABASE in parts:
+                    # Those that run know where the one before was.
+                    there = (await self._look(docker, {_TENANT: str(tenant_id)})).get(tenant_id, {})
+                    stale = [each for part, each in there.items() if part != DATABASE]
+                    await asyncio.gather(*(_remove(docker, str(each.known_by)) for each in stale))
                     await self._start_database(docker, tenant_id)
                 services = [part for part in parts if part != DATABASE]
                 await self._set_passwords(docker, tenant_id, {service_of(part) for part in services})
@@ -244,7 +248,9 @@ class Containers:
             binds.append(f"{ca_file.resolve()}:{_CA_FILE}:ro")
             seen["KAFKA_CA_FILE"] = _CA_FILE
         config = {"Image": image, "Cmd": ["python", "-m", f"services.{name}"]}
-        host = {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": ""}, "Binds": binds}
+        # Not by the network's name service: with each container that leaves, some engines' is silent for a minute.
+        at_database = f"{DATABASE}:{await self._database_address(docker, tenant_id)}"
+        host = {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": ""}, "Binds": binds, "ExtraHosts": [at_database]}
         told = {**passed, **seen, **own, **at}
         await self._run(docker, tenant_id, part, config, told, _PORT, host, deployments.shared_networks)
         log.info("instance_started", tenant_id=str(tenant_id), part=part)
@@ -307,6 +313,15 @@ class Containers:
             host, port = self._place(container._container, _DATABASE_PORT)
             if host and port:
                 return f"{host}:{port}"
+        raise InstanceError("its database server does not run")
+
+    async def _database_address(self, docker: Docker, tenant_id: UUID) -> str:
+        """Return where the tenant's database server is in the tenant's network."""
+        labels = {**self._labels(tenant_id), _PART: DATABASE}
+        for container in await docker.containers.list(filters=_filters(labels)):
+            networks = container._container["NetworkSettings"]["Networks"]
+            if address := networks.get(_name(tenant_id), {}).get("IPAddress"):
+                return str(address)
         raise InstanceError("its database server does not run")
 
     async def _set_passwords(self, docker: Docker, tenant_id: UUID, services: Collection[str]) -> None:
