@@ -26,7 +26,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+from deploy.stack.processes import tied_to
+
+_PR_SET_NAME = 15
 _LARGEST_MESSAGE = 1024 * 1024
 _libc = ctypes.CDLL(None)
 
@@ -75,9 +77,7 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
             forks[pid] = asked["id"]
             _say(control, id=asked["id"], pid=pid)
             continue
-        _libc.prctl(_PR_SET_PDEATHSIG, asked["death_signal"])
-        if os.getppid() != server:
-            os._exit(1)
+        tied_to(server, asked["death_signal"])()
         signal.set_wakeup_fd(before)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         selector.close()

@@ -70,7 +70,9 @@ def rotate(log: Path, largest: int) -> None:
         os.truncate(log, 0)
 
 
-def _tied_to(parent: int, death_signal: int, user: tuple[int, int] | None) -> Callable[[], None]:
+def tied_to(parent: int, death_signal: int, user: tuple[int, int] | None = None) -> Callable[[], None]:
+    """Return what a child does first, so that it gets this signal when its parent ends."""
+
     def prepare() -> None:
         if user is not None:
             os.setgroups([])
@@ -174,7 +176,7 @@ class Child:
                 cwd=self._folder,
                 start_new_session=True,
                 pass_fds=self._inherit,
-                preexec_fn=_tied_to(os.getpid(), self._death_signal, self._user),
+                preexec_fn=tied_to(os.getpid(), self._death_signal, self._user),
             )
 
     async def run(self) -> None:

@@ -113,7 +113,10 @@ class Containers:
                     await self._start_database(docker, tenant_id)
                 services = [part for part in parts if part != DATABASE]
                 await self._set_passwords(docker, tenant_id, {service_of(part) for part in services})
-                await asyncio.gather(*(self._start_service(docker, tenant_id, part, image) for part in services))
+                address = await self._database_address(docker, tenant_id)
+                await asyncio.gather(
+                    *(self._start_service(docker, tenant_id, part, image, address) for part in services)
+                )
                 found = await self._look(docker, {_TENANT: str(tenant_id)})
         finally:
             self._changed()
@@ -231,7 +234,8 @@ class Containers:
         networks = self._deployments.shared_networks[:1]
         await self._run(docker, tenant_id, DATABASE, config, told, _DATABASE_PORT, {"Binds": binds}, networks)
 
-    async def _start_service(self, docker: Docker, tenant_id: UUID, part: str, image: str) -> None:
+    async def _start_service(self, docker: Docker, tenant_id: UUID, part: str, image: str, address: str) -> None:
+        """Start an instance; `address` is where its database server is."""
         deployments, name = self._deployments, service_of(part)
         passed = {key: value for key, value in os.environ.items() if key in _PASSED_ON or key.startswith("OTEL_")}
         seen = {
@@ -249,7 +253,7 @@ class Containers:
             seen["KAFKA_CA_FILE"] = _CA_FILE
         config = {"Image": image, "Cmd": ["python", "-m", f"services.{name}"]}
         # Not by the network's name service: with each container that leaves, some engines' is silent for a minute.
-        at_database = f"{DATABASE}:{await self._database_address(docker, tenant_id)}"
+        at_database = f"{DATABASE}:{address}"
         host = {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": ""}, "Binds": binds, "ExtraHosts": [at_database]}
         told = {**passed, **seen, **own, **at}
         await self._run(docker, tenant_id, part, config, told, _PORT, host, deployments.shared_networks)
@@ -308,20 +312,24 @@ class Containers:
         return False
 
     async def _database_place(self, docker: Docker, tenant_id: UUID) -> str:
+        host, port = self._place(await self._database(docker, tenant_id), _DATABASE_PORT)
+        if host and port:
+            return f"{host}:{port}"
+        raise InstanceError("its database server does not run")
+
+    async def _database(self, docker: Docker, tenant_id: UUID) -> Mapping[str, Any]:
+        """Return the engine's description of the container of the tenant's database server."""
         labels = {**self._labels(tenant_id), _PART: DATABASE}
         for container in await docker.containers.list(filters=_filters(labels)):
-            host, port = self._place(container._container, _DATABASE_PORT)
-            if host and port:
-                return f"{host}:{port}"
+            found: Mapping[str, Any] = container._container
+            return found
         raise InstanceError("its database server does not run")
 
     async def _database_address(self, docker: Docker, tenant_id: UUID) -> str:
         """Return where the tenant's database server is in the tenant's network."""
-        labels = {**self._labels(tenant_id), _PART: DATABASE}
-        for container in await docker.containers.list(filters=_filters(labels)):
-            networks = container._container["NetworkSettings"]["Networks"]
-            if address := networks.get(_name(tenant_id), {}).get("IPAddress"):
-                return str(address)
+        networks = (await self._database(docker, tenant_id))["NetworkSettings"]["Networks"]
+        if address := networks.get(_name(tenant_id), {}).get("IPAddress"):
+            return str(address)
         raise InstanceError("its database server does not run")
 
     async def _set_passwords(self, docker: Docker, tenant_id: UUID, services: Collection[str]) -> None:

@@ -55,7 +55,7 @@ class Host(Protocol):
         """End these parts of a tenant."""
 
     async def get_ready(self) -> None:
-        """Do what takes its time before the first one starts."""
+        """Do what takes its time before the first one starts; InstanceError if it can't be done."""
 
     async def let_go(self) -> None:
         """End all that must not outlive its supervisor."""

@@ -85,7 +85,10 @@ class Processes:
 
     async def get_ready(self) -> None:
         """Load what those of the newest release are forked from."""
-        await forks_of(None).start()
+        try:
+            await forks_of(None).start()
+        except OSError as error:
+            raise InstanceError(str(error)) from error
 
     async def let_go(self) -> None:
         """Stop all of them."""

@@ -1,7 +1,6 @@
 """Settings of deployments, read from the environment once, at start."""
 
 import os
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
@@ -63,10 +62,9 @@ class DeploymentSettings(BaseSettings):
     reconcile_seconds: float = Field(default=60.0, gt=0)
     """How often it is looked at whether the world is as the records say; what is not twice in turn is a drift."""
 
-    @property
-    def places(self) -> Mapping[str, int]:
-        """How many deployments run at once at a target, where it is other than `at_once`."""
-        return {"process": min(self.at_once, self.process_at_once)}
+    def places(self, target: str) -> int:
+        """Return how many deployments run at once at a target."""
+        return min(self.at_once, self.process_at_once) if target == "process" else self.at_once
 
     @property
     def shared_networks(self) -> list[str]:

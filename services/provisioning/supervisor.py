@@ -87,9 +87,12 @@ class Supervisor(Worker):
         await asyncio.gather(*(host.let_go() for host in self._hosts.values()))
 
     async def _look(self) -> bool:
+        led = self._leads
         if not await self._is_leader():
             await self._let_go()
             return False
+        if not led:
+            await self._get_ready()
         for target, host in self._hosts.items():
             try:
                 await self._look_at(target, host)
@@ -99,6 +102,13 @@ class Supervisor(Worker):
                     log.warning("instances_not_looked_at", target=target, error=str(error))
                 self._unseen.add(target)
         return False
+
+    async def _get_ready(self) -> None:
+        for target, host in self._hosts.items():
+            try:
+                await host.get_ready()
+            except InstanceError as error:  # what starts there will say so as well
+                log.warning("target_not_ready", target=target, error=str(error))
 
     async def _look_at(self, target: str, host: Host) -> None:
         busy = set(self._tasks)  # before it is looked: what is seen of these is not so any more when it is decided
@@ -190,8 +200,6 @@ class Supervisor(Worker):
                 await self._connection.execute("select 1", timeout=_LOST_SECONDS)
             else:
                 self._leads = await self._connection.fetchval("select pg_try_advisory_lock($1)", _LOCK)
-                if self._leads:
-                    await asyncio.gather(*(host.get_ready() for host in self._hosts.values()))
         except LOST:
             # The instances stay: the database is away for them as well, and nobody else can take the lead meanwhile.
             if self._connection is not None:

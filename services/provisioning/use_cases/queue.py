@@ -1,6 +1,6 @@
 """The queue: so many deployments run at once at each target, and every tenant gets its turn."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import timedelta
 
 from chassis.persistence.database import Transaction
@@ -27,9 +27,9 @@ select tenant_id, deployment_id from (
 """
 
 
-async def admit(service: Service, at_once: int, places: Mapping[str, int]) -> int:
-    """Start the deployments whose turn it is, so many at each target, or as many as it has places; return how many."""
-    return sum([await _admit(service, target, places.get(target, at_once)) for target in RECIPES])
+async def admit(service: Service, places: Callable[[str], int]) -> int:
+    """Start the deployments whose turn it is, as many at each target as it has places; return how many."""
+    return sum([await _admit(service, target, places(target)) for target in RECIPES])
 
 
 async def _admit(service: Service, target: str, at_once: int) -> int:

@@ -68,7 +68,7 @@ class Deployer(Worker):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _take_up(self) -> bool:
-        admitted = await admit(self._service, self._settings.at_once, self._settings.places)
+        admitted = await admit(self._service, self._settings.places)
         for row in await self._leased(_HANDS - len(self._running)):
             deployment_id = row["deployment_id"]
             self._tenants[deployment_id] = row["tenant_id"]

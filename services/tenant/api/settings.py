@@ -15,6 +15,7 @@ from services.tenant.use_cases.change_settings import category_of, change_settin
 router = APIRouter(prefix="/api/v1", tags=["Settings"])
 Reader = Annotated[Principal, Depends(require("settings:read"))]
 Writer = Annotated[Principal, Depends(require("settings:write"))]
+Category = Annotated[str, Path(max_length=64, examples=["billing"])]
 
 
 @router.get("/settings", response_model=SettingsView)
@@ -23,9 +24,6 @@ async def list_settings(service: CurrentService, who: Reader) -> Response:
     async with service.db.for_tenant(who.tenant_id) as tx:
         found = await kept(tx, who.tenant_id)
     return json(SettingsView(items=[SettingsOfCategory.of(name, given) for name, given in found.items()]))
-
-
-Category = Annotated[str, Path(max_length=64, examples=["billing"])]
 
 
 @router.get("/settings/{category}", response_model=SettingsOfCategory)
