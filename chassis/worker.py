@@ -29,12 +29,8 @@ _LONGEST_BACKOFF_SECONDS = 10.0
 class Worker:
     """Calls `step` while it returns True (there was work), then waits for `wake()` or the poll."""
 
-    def __init__(
-        self, name: str, step: Callable[[], Awaitable[bool]], *, poll_seconds: float = 1.0, at_start: bool = True
-    ) -> None:
-        """`at_start`: whether it looks for work at once, and not only after a poll's time."""
+    def __init__(self, name: str, step: Callable[[], Awaitable[bool]], *, poll_seconds: float = 1.0) -> None:
         self.name = name
-        self._at_start = at_start
         self._step = step
         self._poll_seconds = poll_seconds
         self._wanted = asyncio.Event()
@@ -63,8 +59,6 @@ class Worker:
 
     async def _run(self) -> None:
         backoff = _FIRST_BACKOFF_SECONDS
-        if not self._at_start:
-            await self._rest()
         while True:
             self._wanted.clear()
             try:
@@ -75,12 +69,9 @@ class Worker:
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)
                 continue
-            await self._rest()
-
-    async def _rest(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_seconds):
-                await self._wanted.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._wanted.wait()
 
     async def _observed_step(self) -> bool:
         started, worked, outcome = time.perf_counter(), False, "failed"

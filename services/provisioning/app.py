@@ -26,7 +26,7 @@ def _workers(service: Service) -> list[Worker]:
     workers = [
         Deployer(service, settings),
         # It asks for every tenant: a restart is no reason to.
-        Worker("reconciler", reconciler.look, poll_seconds=settings.reconcile_seconds, at_start=False),
+        Worker("reconciler", reconciler.look, poll_seconds=settings.reconcile_seconds),
     ]
     hosts: dict[str, Host] = {}
     if settings.server_url:

@@ -106,17 +106,10 @@ class Containers:
             image = self._image(release)
             async with self._turns, self._engine() as docker:
                 if DATABASE in parts:
-                    # Those that run know where the one before was.
-                    there = (await self._look(docker, {_TENANT: str(tenant_id)})).get(tenant_id, {})
-                    stale = [each for part, each in there.items() if part != DATABASE]
-                    await asyncio.gather(*(_remove(docker, str(each.known_by)) for each in stale))
                     await self._start_database(docker, tenant_id)
                 services = [part for part in parts if part != DATABASE]
                 await self._set_passwords(docker, tenant_id, {service_of(part) for part in services})
-                address = await self._database_address(docker, tenant_id)
-                await asyncio.gather(
-                    *(self._start_service(docker, tenant_id, part, image, address) for part in services)
-                )
+                await asyncio.gather(*(self._start_service(docker, tenant_id, part, image) for part in services))
                 found = await self._look(docker, {_TENANT: str(tenant_id)})
         finally:
             self._changed()
@@ -234,8 +227,7 @@ class Containers:
         networks = self._deployments.shared_networks[:1]
         await self._run(docker, tenant_id, DATABASE, config, told, _DATABASE_PORT, {"Binds": binds}, networks)
 
-    async def _start_service(self, docker: Docker, tenant_id: UUID, part: str, image: str, address: str) -> None:
-        """Start an instance; `address` is where its database server is."""
+    async def _start_service(self, docker: Docker, tenant_id: UUID, part: str, image: str) -> None:
         deployments, name = self._deployments, service_of(part)
         passed = {key: value for key, value in os.environ.items() if key in _PASSED_ON or key.startswith("OTEL_")}
         seen = {
@@ -252,9 +244,7 @@ class Containers:
             binds.append(f"{ca_file.resolve()}:{_CA_FILE}:ro")
             seen["KAFKA_CA_FILE"] = _CA_FILE
         config = {"Image": image, "Cmd": ["python", "-m", f"services.{name}"]}
-        # Not by the network's name service: with each container that leaves, some engines' is silent for a minute.
-        at_database = f"{DATABASE}:{address}"
-        host = {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": ""}, "Binds": binds, "ExtraHosts": [at_database]}
+        host = {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": ""}, "Binds": binds}
         told = {**passed, **seen, **own, **at}
         await self._run(docker, tenant_id, part, config, told, _PORT, host, deployments.shared_networks)
         log.info("instance_started", tenant_id=str(tenant_id), part=part)
@@ -312,24 +302,11 @@ class Containers:
         return False
 
     async def _database_place(self, docker: Docker, tenant_id: UUID) -> str:
-        host, port = self._place(await self._database(docker, tenant_id), _DATABASE_PORT)
-        if host and port:
-            return f"{host}:{port}"
-        raise InstanceError("its database server does not run")
-
-    async def _database(self, docker: Docker, tenant_id: UUID) -> Mapping[str, Any]:
-        """Return the engine's description of the container of the tenant's database server."""
         labels = {**self._labels(tenant_id), _PART: DATABASE}
         for container in await docker.containers.list(filters=_filters(labels)):
-            found: Mapping[str, Any] = container._container
-            return found
-        raise InstanceError("its database server does not run")
-
-    async def _database_address(self, docker: Docker, tenant_id: UUID) -> str:
-        """Return where the tenant's database server is in the tenant's network."""
-        networks = (await self._database(docker, tenant_id))["NetworkSettings"]["Networks"]
-        if address := networks.get(_name(tenant_id), {}).get("IPAddress"):
-            return str(address)
+            host, port = self._place(container._container, _DATABASE_PORT)
+            if host and port:
+                return f"{host}:{port}"
         raise InstanceError("its database server does not run")
 
     async def _set_passwords(self, docker: Docker, tenant_id: UUID, services: Collection[str]) -> None:

@@ -144,7 +144,7 @@ async def test_a_tenant_is_deployed_used_closed_opened_and_gone(
     await done(platform, stack, isp.id, operation="suspend")
     (await isp.api.send("GET", f"{V1}/customers")).problem(403, "tenant-suspended")
     await done(platform, stack, isp.id, operation="resume")
-    if dedicated:
+    if target == "process":
         await done(platform, stack, isp.id, operation="upgrade")
         assert await own_things(stack, isp.id) == ALL[target]
     assert len((await isp.api.send("GET", f"{V1}/customers")).expect(200)["items"]) == (2 if dedicated else 3)
@@ -220,8 +220,7 @@ async def test_containers_that_end_are_started_anew_and_outlive_provisioning(
         engine.containers.get(before[part]).kill()
         await back(engine, isp, without=before[part])
         kept = parts_of(engine, isp.id).items() & before.items()
-        # Those that stand on a database know where it is, and start anew with it.
-        assert dict(kept).keys() == (set() if part == "database" else before.keys() - {part})
+        assert dict(kept).keys() == before.keys() - {part}
     # Of two installations on one engine neither sees the other's, and what nobody wants is removed.
     before = parts_of(engine, isp.id)
     stranger, orphan = (planted(engine, stack, installation) for installation in ("another", None))

@@ -266,7 +266,7 @@ def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> di
 RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
     "pooled": _operations(_DEPLOY, ()) | {"move": _MOVE_IN},
     "process": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN) | _OF_INSTANCES | {"move": _MOVE_OUT},
-    "container": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN) | _OF_INSTANCES,
+    "container": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN),
 }
 """By target and operation."""
 MOVED_FROM: Mapping[str, str] = {"pooled": "process", "process": "pooled"}

@@ -91,9 +91,14 @@ class Reconciler:
         self._service = service
         self._interval = timedelta(seconds=settings.reconcile_seconds)
         self._suspected: set[Suspicion] = set()
+        self._begun = False
 
     async def look(self) -> bool:
-        """Look at every tenant once. There is no more work then."""
+        """Look at every tenant once, but at first only at what is open. There is no more work then."""
+        if not self._begun:  # what starts with this one can't be judged yet
+            await self._count()
+            self._begun = True
+            return False
         settings, suspected = self._service.settings, set[Suspicion]()
         try:
             administered = await observe.administered(settings)

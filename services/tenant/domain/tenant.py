@@ -157,6 +157,8 @@ class Tenant:
             raise Refused(f"the tenant is at the target {where}: to {operation} it elsewhere is not possible")
         if operation in OF_INSTANCES and where is Target.POOLED:
             raise Refused("the tenant has no instances of its own; those that it shares are the platform's")
+        if operation in OF_INSTANCES and where is Target.CONTAINER:
+            raise Refused(f"to {operation} is not possible at the target {where} yet")
         return where
 
     def go(self, status: Status, deployment_id: UUID | None) -> "Tenant":
