@@ -69,9 +69,11 @@ async def status_of(api: Api, tenant: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def past_security(stack: Stack, service: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """Connect to a service's database as its server's administrator."""
-    connection = await asyncpg.connect(f"{stack.server_url.rpartition('/')[0]}/dotmac_{service}")
+async def past_security(
+    stack: Stack, service: str, server_url: str | None = None
+) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """Connect to a service's database as its server's administrator; without another one, the server is the stack's."""
+    connection = await asyncpg.connect(f"{(server_url or stack.server_url).rpartition('/')[0]}/dotmac_{service}")
     try:
         yield connection
     finally:

@@ -146,8 +146,12 @@ class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     target: Target = Field(description="Where to: `pooled` shares services and databases.")
     dedicated_target: str | None = Field(
         default=None,
-        description="Where to instead, to databases and instances of the tenant's own: `process`; more may come.",
+        description="Where to instead, to databases and instances of the tenant's own: `process` or `container`; more"
+        " may come.",
         examples=["process"],
+    )
+    moved_from: str | None = Field(
+        default=None, description="Of a move, at which target the tenant is.", examples=["pooled"]
     )
     currency: str = Field(description="ISO 4217 code.", examples=["USD"])
     country: str = Field(description="ISO 3166-1 alpha-2 code.", examples=["US"])

@@ -1,4 +1,5 @@
-"""Instances in containers of any engine that speaks the Docker API, each tenant's in a network of its own.
+"""Instances in containers of any engine that speaks the Docker API, each in a network that it shares with its tenant's
+database alone.
 
 They outlive provisioning, and are found again by their labels: whose they are, and which installation's.
 """
@@ -19,6 +20,7 @@ import asyncpg
 import structlog
 from aiodocker import Docker
 from aiodocker.exceptions import DockerError
+from aiodocker.networks import DockerNetwork
 
 from chassis.persistence.database import LOST, close
 from chassis.settings import KafkaSettings, Settings, TelemetrySettings
@@ -123,6 +125,7 @@ class Containers:
                 await asyncio.gather(*(_remove(docker, str(each.known_by)) for each in needing))
                 if DATABASE in running:
                     await _remove(docker, str(running[DATABASE].known_by))
+                await self._remove_networks(docker, tenant_id)
         finally:
             self._changed()
         log.info("instances_stopped", tenant_id=str(tenant_id), parts=sorted(running))
@@ -149,13 +152,13 @@ class Containers:
             return _superuser_url(await self._database_place(docker, tenant_id), self._superuser(tenant_id)[0])
 
     async def remove(self, tenant_id: UUID) -> None:
-        """Remove all that was made for a tenant: its containers, its network and its data."""
+        """Remove all that was made for a tenant: its containers, its networks and its data."""
         labels = self._labels(tenant_id)
         async with self._engine() as docker:
             for container in await docker.containers.list(all=True, filters=_filters(labels)):
                 await _remove(docker, container.id)
             for network in await docker.networks.list(filters=_labelled(labels)):
-                await _unless_gone((await docker.networks.get(network["Name"])).delete())
+                await _unless_gone(DockerNetwork(docker, network["Name"]).delete())
             for volume in (await docker.volumes.list(filters=_labelled(labels)))["Volumes"] or ():
                 await _unless_gone((await docker.volumes.get(volume["Name"])).delete())
 
@@ -214,18 +217,24 @@ class Containers:
         return None, None
 
     async def _start_database(self, docker: Docker, tenant_id: UUID) -> None:
-        labels = self._labels(tenant_id)
-        place = _name(tenant_id)
-        if not await docker.networks.list(filters={"name": place}):
-            await docker.networks.create({"Name": place, "Driver": "bridge", "Labels": labels, "CheckDuplicate": True})
-        await docker.volumes.create({"Name": place, "Labels": labels})  # one that is there is left as it is
+        # With the one before, what stood on it may have lost the name service of its network: it starts anew.
+        there = (await self._look(docker, {_TENANT: str(tenant_id)})).get(tenant_id, {})
+        stood = [str(each.known_by) for part, each in there.items() if part != DATABASE and each.alive]
+        await asyncio.gather(*(_remove(docker, each) for each in stood))
+        volume = _name(tenant_id)
+        # One that is there is left as it is.
+        await docker.volumes.create({"Name": volume, "Labels": self._labels(tenant_id)})
         command = [word for name, value in _DATABASE_SETTINGS.items() for word in ("-c", f"{name}={value}")]
         told = {"POSTGRES_PASSWORD": self._superuser(tenant_id)[0]}
         config = {"Image": self._deployments.postgres_image, "User": "postgres", "Cmd": command}
-        binds = [f"{place}:/var/lib/postgresql"]
-        # Provisioning alone reaches it from outside the tenant's network.
+        binds = [f"{volume}:/var/lib/postgresql"]
+        # Provisioning alone reaches it from outside the tenant's networks.
         networks = self._deployments.shared_networks[:1]
+        await self._have_network(docker, tenant_id, DATABASE)
         await self._run(docker, tenant_id, DATABASE, config, told, _DATABASE_PORT, {"Binds": binds}, networks)
+        # Later than its own, by which its port is then reached.
+        for network in await self._networks(docker, tenant_id):
+            await self._join(docker, tenant_id, network)
 
     async def _start_service(self, docker: Docker, tenant_id: UUID, part: str, image: str) -> None:
         deployments, name = self._deployments, service_of(part)
@@ -246,6 +255,8 @@ class Containers:
         config = {"Image": image, "Cmd": ["python", "-m", f"services.{name}"]}
         host = {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": ""}, "Binds": binds}
         told = {**passed, **seen, **own, **at}
+        await self._have_network(docker, tenant_id, part)
+        await self._join(docker, tenant_id, _name(tenant_id, part))
         await self._run(docker, tenant_id, part, config, told, _PORT, host, deployments.shared_networks)
         log.info("instance_started", tenant_id=str(tenant_id), part=part)
 
@@ -261,7 +272,7 @@ class Containers:
         networks: Sequence[str],
     ) -> None:
         """Start a container of a tenant, in place of one that ended; one that runs is left as it is."""
-        name = f"{_name(tenant_id)}-{part}"
+        name = _name(tenant_id, part)
         if await self._runs(docker, name):
             return
         published = {} if networks else {f"{port}/tcp": [{"HostIp": LOOPBACK, "HostPort": ""}]}
@@ -272,18 +283,53 @@ class Containers:
             "ExposedPorts": {f"{port}/tcp": {}},
             "Healthcheck": {"Test": ["NONE"]},  # a process every few seconds, of which nobody takes notice
             "HostConfig": {
-                "NetworkMode": _name(tenant_id),
+                "NetworkMode": name,
                 "PortBindings": published,
                 "CapDrop": ["ALL"],
                 "SecurityOpt": ["no-new-privileges:true"],
                 **host,
             },
-            "NetworkingConfig": {"EndpointsConfig": {_name(tenant_id): {"Aliases": [part]}}},
+            "NetworkingConfig": {"EndpointsConfig": {name: {}}},
         }
         container = await docker.containers.create(whole, name=name)
         for network in networks:
-            await (await docker.networks.get(network)).connect({"Container": container.id})
+            await DockerNetwork(docker, network).connect({"Container": container.id})
         await container.start()
+
+    async def _have_network(self, docker: Docker, tenant_id: UUID, part: str) -> None:
+        name, labels = _name(tenant_id, part), {**self._labels(tenant_id), _PART: part}
+        if not any(found["Name"] == name for found in await docker.networks.list(filters={"name": name})):
+            await docker.networks.create({"Name": name, "Driver": "bridge", "Labels": labels, "CheckDuplicate": True})
+
+    async def _networks(self, docker: Docker, tenant_id: UUID) -> dict[str, str]:
+        """Return the networks of a tenant's instances by name, each with its part."""
+        found = await docker.networks.list(filters=_labelled(self._labels(tenant_id)))
+        parts = {network["Name"]: str(network["Labels"][_PART]) for network in found}
+        return {name: part for name, part in parts.items() if part != DATABASE}
+
+    async def _join(self, docker: Docker, tenant_id: UUID, network: str) -> None:
+        """Have the database reached in an instance's network, by its name."""
+        if network not in await self._joined(docker, tenant_id):
+            container, endpoint = _name(tenant_id, DATABASE), {"Aliases": [DATABASE]}
+            await DockerNetwork(docker, network).connect({"Container": container, "EndpointConfig": endpoint})
+
+    async def _joined(self, docker: Docker, tenant_id: UUID) -> Collection[str]:
+        """Return the names of the networks that the database is in."""
+        labels = {**self._labels(tenant_id), _PART: DATABASE}
+        found = await docker.containers.list(all=True, filters=_filters(labels))
+        return {name for container in found for name in container._container["NetworkSettings"]["Networks"]}
+
+    async def _remove_networks(self, docker: Docker, tenant_id: UUID) -> None:
+        """Remove those of a tenant's networks whose instance is no more; one may be left of a stop that was cut off."""
+        there = (await self._look(docker, {_TENANT: str(tenant_id)})).get(tenant_id, {})
+        joined = await self._joined(docker, tenant_id)
+        for name, part in (await self._networks(docker, tenant_id)).items():
+            if part not in there:
+                network = DockerNetwork(docker, name)
+                if name in joined:
+                    leaving = {"Container": _name(tenant_id, DATABASE), "Force": True}
+                    await _unless_gone(network.disconnect(leaving))
+                await _unless_gone(network.delete())
 
     async def _runs(self, docker: Docker, name: str) -> bool:
         """Whether a container runs. One that ended is removed, and the last that it said is kept."""
@@ -351,9 +397,9 @@ class Containers:
         return {**self._ours, _TENANT: str(tenant_id)}
 
 
-def _name(tenant_id: UUID) -> str:
-    """Return the name of a tenant's network and volume, with which its containers' names begin."""
-    return f"dotmac-{tenant_id}"
+def _name(tenant_id: UUID, part: str | None = None) -> str:
+    """Return the name of a tenant's volume, or of the container of a part and of its network."""
+    return f"dotmac-{tenant_id}" if part is None else f"dotmac-{tenant_id}-{part}"
 
 
 def _superuser_url(place: str, password: str) -> str:

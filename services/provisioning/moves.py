@@ -27,9 +27,10 @@ from deploy.roles import login
 from dotmac_contracts import topics
 from dotmac_contracts.provisioning import DEDICATED
 from services.provisioning import access
-from services.provisioning.domain.saga import MOVED_FROM, Command
+from services.provisioning.domain.saga import Command
 from services.provisioning.instances import InstanceError, instance_url, named, sealing_secrets
 from services.provisioning.settings import deployment_settings
+from services.provisioning.tables import moved_from
 from services.provisioning.targets import TARGETS
 from services.provisioning.targets.dedicated import Dedicated, rerouted
 
@@ -142,7 +143,7 @@ def refusal(own: str) -> str | None:
 async def do(service: Service, deployment: Any, command: Command) -> str | None:
     """Do one of the commands that are a move's, as often as it takes; return what is wrong yet, or None."""
     try:
-        here = await _place(service, deployment["tenant_id"], MOVED_FROM[deployment["target"]])
+        here = await _place(service, deployment["tenant_id"], moved_from(deployment) or "")
         there = await _place(service, deployment["tenant_id"], deployment["target"])
         match command:
             case Command.RESERVE:

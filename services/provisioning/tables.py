@@ -22,7 +22,25 @@ def saga_of(row: Any) -> Saga:
     """Return the saga in a row of `deployment`."""
     steps = tuple(_step(step) for step in row["steps"])
     grace = timedelta(seconds=row["request"].get("grace_seconds", 0))
-    return Saga(row["target"], row["operation"], steps, row["status"], row["failed_step"], row["reason"], grace)
+    return Saga(
+        row["target"],
+        row["operation"],
+        steps,
+        row["status"],
+        row["failed_step"],
+        row["reason"],
+        grace,
+        moved_from(row),
+    )
+
+
+def moved_from(row: Any) -> str | None:
+    """Return where a tenant was that is moved by the deployment in a row; None if it is not moved."""
+    if row["operation"] != "move":
+        return None
+    stated: str | None = row["request"].get("moved_from")
+    # Who asked before that could be said knew of these two alone.
+    return stated or ("process" if row["target"] == "pooled" else "pooled")
 
 
 def _step(stored: dict[str, Any]) -> Step:

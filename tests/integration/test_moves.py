@@ -18,8 +18,12 @@ import pytest
 from chassis.messaging.consumer import TRANSIENT
 from chassis.persistence.database import HELD
 from chassis.persistence.schema import MOVED
+from chassis.settings import Settings
 from deploy.stack.stack import Stack
+from services.provisioning.containers import Containers
 from services.provisioning.domain.saga import RECIPES
+from services.provisioning.settings import DeploymentSettings
+from tests import servers
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
 from tests.crashes import arm, crashed_at_each, mortal
@@ -32,7 +36,6 @@ from tests.integration.test_targets import ALL, NOTHING, leaves, own_things
 from tests.world import fits
 
 V1 = "/api/v1"
-OTHER = {"process": "pooled", "pooled": "process"}
 SEALED = "to_jsonb(r) - 'body'"
 """What is kept of an answer is sealed anew, under the secret of the new place."""
 
@@ -92,8 +95,17 @@ async def writing(api: Api) -> AsyncIterator[Writer]:
 async def placed(stack: Stack, service: str, tenant: str, target: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
     """Connect to the database where a tenant's rows are, as its server's administrator."""
     name = service if target == "pooled" else f"{service}_{UUID(tenant).hex}"
-    async with past_security(stack, name) as database:
+    server = await server_of(stack, UUID(tenant)) if target == "container" else None
+    async with past_security(stack, name, server) as database:
         yield database
+
+
+async def server_of(stack: Stack, tenant: UUID) -> str:
+    """Return where the database server of a tenant in containers is."""
+    secrets_ = {"secret_key": stack._secrets["SECRET_KEY"]}
+    deployments = {"DOTMAC_IMAGE": servers.IMAGE, "installation": stack.installation}
+    containers = Containers(Settings.model_validate(secrets_), DeploymentSettings.model_validate(deployments))
+    return await containers.server_url(tenant)
 
 
 async def contents(stack: Stack, tenant: str, target: str) -> dict[str, tuple[int, str]]:
@@ -153,7 +165,7 @@ async def all_there(stack: Stack, isp: Tenant, target: str, writer: Writer) -> N
 
 async def nothing_at(stack: Stack, isp: Tenant, target: str) -> None:
     """See that nothing of a tenant is left at a place."""
-    if target == "process":
+    if target != "pooled":
         assert await own_things(stack, isp.id) == NOTHING
     else:
         left = {name for name, (count, _) in (await contents(stack, isp.id, target)).items() if count}
@@ -193,7 +205,10 @@ async def metered(stack: Stack, tenant: str) -> int:
     return int(found or 0)
 
 
-async def test_a_tenant_moves_while_its_users_write(stack: Stack, public: Api, platform: Api, began: datetime) -> None:
+@pytest.mark.parametrize("target", ["process", "container"], indirect=True)
+async def test_a_tenant_moves_while_its_users_write(
+    stack: Stack, public: Api, platform: Api, began: datetime, target: str
+) -> None:
     isp = await deploy(public, platform)
     await settled(stack, isp.id)
     await settle_in(isp)
@@ -202,8 +217,7 @@ async def test_a_tenant_moves_while_its_users_write(stack: Stack, public: Api, p
     before = await contents(stack, isp.id, "pooled")
     assert before["billing.invoice"][0] == 1 and before["customer.idempotency_key"][0] == 0
     where = "pooled"
-    for number in range(3):
-        to = OTHER[where]
+    for number, to in enumerate([target, "pooled", target]):
         async with writing(isp.api) as writer:
             found = await done(platform, stack, isp.id, operation="move", target=to)
             assert (found["target"], found["status"]) == (to, "succeeded")
@@ -211,8 +225,7 @@ async def test_a_tenant_moves_while_its_users_write(stack: Stack, public: Api, p
         await all_there(stack, isp, to, writer)
         await has_settled(stack, isp, to)
         await nothing_at(stack, isp, where)
-        if to == "process":
-            assert await own_things(stack, isp.id) == ALL["process"]
+        assert await own_things(stack, isp.id) == ALL[to]
         where = to
         # What was answered once is answered the same.
         payment = {
@@ -341,7 +354,7 @@ async def test_a_tenant_moves_in_spite_of_crashes(
     before = await contents(stack, isp.id, "pooled")
     file = tmp_path / "provisioning.crash"
     async with mortal(stack, file, DEPLOYMENT_LEASE_SECONDS="1"):
-        for to, points in (("process", OUT), ("pooled", BACK)):
+        for where, to, points in (("pooled", "process", OUT), ("process", "pooled", BACK)):
             arm(file, *points[0])
             deployment = await ordered(platform, isp.id, operation="move", target=to)
             await crashed_at_each(stack, file, points[1:])
@@ -350,7 +363,7 @@ async def test_a_tenant_moves_in_spite_of_crashes(
             await settled(stack, isp.id)
             after = await contents(stack, isp.id, to)
             assert {table: rows for table, rows in after.items() if rows != before[table]} == {}
-            await nothing_at(stack, isp, OTHER[to])
+            await nothing_at(stack, isp, where)
     await versions_without_gap(stack, isp)
     await fits(stack, began, [])
 

@@ -58,7 +58,8 @@ def subscription(service: Service) -> Subscription:
         if saga.steps:
             return saga  # it is known already
         try:
-            return Saga.order(saga.target, saga.operation, now, timedelta(seconds=event.grace_seconds))
+            grace = timedelta(seconds=event.grace_seconds)
+            return Saga.order(saga.target, saga.operation, now, grace, saga.moved_from)
         except Unknown as error:
             raise Permanent(str(error)) from error
 

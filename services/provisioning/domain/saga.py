@@ -265,12 +265,11 @@ def _operations(deploy: tuple[Recipe, ...], tear_down: tuple[Recipe, ...]) -> di
 
 RECIPES: Mapping[str, Mapping[str, tuple[Recipe, ...]]] = {
     "pooled": _operations(_DEPLOY, ()) | {"move": _MOVE_IN},
-    "process": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN) | _OF_INSTANCES | {"move": _MOVE_OUT},
-    "container": _operations(_DEPLOY_DEDICATED, _TEAR_DOWN),
+    **dict.fromkeys(
+        ("process", "container"), _operations(_DEPLOY_DEDICATED, _TEAR_DOWN) | _OF_INSTANCES | {"move": _MOVE_OUT}
+    ),
 }
 """By target and operation."""
-MOVED_FROM: Mapping[str, str] = {"pooled": "process", "process": "pooled"}
-"""By the target that a tenant is moved to, where it was."""
 
 
 class Unknown(Exception):
@@ -325,13 +324,22 @@ class Saga:
     failed_step: str | None = None
     reason: str | None = None
     grace: timedelta = timedelta()
+    moved_from: str | None = None
+    """Of a move, the target where the tenant was."""
     commands: tuple[Command, ...] = field(default=(), compare=False)
 
     @classmethod
-    def order(cls, target: str, operation: str, now: datetime, grace: timedelta = timedelta()) -> "Saga":
+    def order(
+        cls,
+        target: str,
+        operation: str,
+        now: datetime,
+        grace: timedelta = timedelta(),
+        moved_from: str | None = None,
+    ) -> "Saga":
         """Put a deployment into the queue, or let its grace begin; Unknown if there is no such operation."""
         steps = [Step(recipe.name) for recipe in recipes_of(target, operation) if grace or recipe is not GRACE]
-        saga = cls(target, operation, tuple(steps), grace=grace)
+        saga = cls(target, operation, tuple(steps), grace=grace, moved_from=moved_from)
         return saga._run(0, now) if steps[0].name == GRACE.name else saga
 
     def start(self, now: datetime) -> "Saga":
@@ -440,7 +448,7 @@ class Saga:
     @property
     def place(self) -> str:
         """The target at which its steps are done: a move makes, or takes down, what the tenant has to itself."""
-        return "process" if self.operation == "move" else self.target
+        return self.moved_from if self.moved_from not in (None, "pooled") else self.target
 
     @property
     def is_final(self) -> bool:

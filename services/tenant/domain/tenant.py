@@ -72,8 +72,6 @@ class Target(StrEnum):
     CONTAINER = "container"
 
 
-_MOVES = (Target.POOLED, Target.PROCESS)
-"""Between which targets a tenant can be moved."""
 _BEGINS_IN: Mapping[Operation, frozenset[Status]] = {
     Operation.DEPLOY: frozenset({Status.REGISTERED, Status.FAILED}),
     Operation.SUSPEND: frozenset({Status.ACTIVE}),
@@ -150,15 +148,13 @@ class Tenant:
         if operation is Operation.MOVE:
             if wanted is None or wanted is where:
                 raise Refused(f"the tenant is at the target {where}: to move it, another one has to be named")
-            if {where, wanted} - set(_MOVES):
-                raise Refused(f"nothing is moved between {where} and {wanted}, only between {' and '.join(_MOVES)}")
+            if Target.POOLED not in (where, wanted):
+                raise Refused(f"from {where} to {wanted} a tenant is moved by way of {Target.POOLED}")
             return wanted
         if wanted not in (None, where):
             raise Refused(f"the tenant is at the target {where}: to {operation} it elsewhere is not possible")
         if operation in OF_INSTANCES and where is Target.POOLED:
             raise Refused("the tenant has no instances of its own; those that it shares are the platform's")
-        if operation in OF_INSTANCES and where is Target.CONTAINER:
-            raise Refused(f"to {operation} is not possible at the target {where} yet")
         return where
 
     def go(self, status: Status, deployment_id: UUID | None) -> "Tenant":

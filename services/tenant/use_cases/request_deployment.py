@@ -69,7 +69,8 @@ async def request_deployment(
     if under_way is not None:
         raise Refused(f"the deployment {under_way['deployment_id']} ({under_way['operation']}) is under way")
     last = await tx.fetchval(_LAST_TARGET, tenant_id)
-    target = tenant.target(operation, by.target, Target(last) if last else None)
+    at = Target(last) if last else None
+    target = tenant.target(operation, by.target, at)
     told: list[Outgoing] = []
     if by.plan is not None:
         tenant, told = await with_profile(tx, tenant, {"plan": by.plan})
@@ -101,6 +102,7 @@ async def request_deployment(
         name=profile.name,
         target="pooled",
         dedicated_target=None if target == Target.POOLED else target,
+        moved_from=at or Target.POOLED if operation is Operation.MOVE else None,
         currency=profile.currency,
         country=profile.country,
         time_zone=profile.time_zone,

@@ -238,20 +238,23 @@ def test_a_repair_that_fails_takes_nothing_away() -> None:
     assert [step.status for step in saga.steps] == ["succeeded", "failed"]
 
 
-@pytest.mark.parametrize("target", ["pooled", "process"])
-def test_a_move_is_undone_until_the_new_place_is_opened_and_gone_on_with_after_that(target: str) -> None:
-    saga = Saga.order(target, "move", NOW).start(NOW)
-    assert saga.place == "process"
+@pytest.mark.parametrize("own", ["process", "container"])
+@pytest.mark.parametrize("back", [False, True])
+def test_a_move_is_undone_until_the_new_place_is_opened_and_gone_on_with_after_that(own: str, back: bool) -> None:
+    here, there = (own, "pooled") if back else ("pooled", own)
+    saga = Saga.order(there, "move", NOW, moved_from=here).start(NOW)
+    assert saga.place == own
     while (step := saga.current) is not None and step.name != "open":
         begun, saga = saga, saga.done(step.name, "self", NOW)
     undone = replace(begun, commands=()).failed("copy", "it differs", NOW)
     while (step := undone.current) is not None:
         undone = undone.undone(step.name, "self", NOW)
     assert undone.status == "failed" and not undone.is_final
-    assert [command.value for command in undone.commands if command not in ENDS] == {
-        "pooled": ["empty", "release", "give_up_place"],
-        "process": ["empty", "release", "stop_instances", "give_up_place", "drop_databases"],
-    }[target]
+    assert [command.value for command in undone.commands if command not in ENDS] == (
+        ["empty", "release", "give_up_place"]
+        if back
+        else ["empty", "release", "stop_instances", "give_up_place", "drop_databases"]
+    )
     with pytest.raises(Refused):
         saga.cancel("too late", NOW)
     broken = replace(saga, commands=()).failed("open", "nobody answers", NOW)
