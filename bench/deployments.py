@@ -41,7 +41,7 @@ class Load(NamedTuple):
 
 LOADS = {
     "pooled": Load(60, 200, 5, ("deploy", "suspend", "resume"), "p50 ≤ 300 ms", 0.005),
-    "process": Load(6, 10, 1, ("deploy", "deprovision"), "", 0.1),
+    "process": Load(6, 10, 1, ("deploy", "deprovision"), "p50 ≤ 4 s", 0.1),
     "container": Load(6, 3, 1, ("deploy", "deprovision"), "p50 ≤ 8 s", 0.1),
 }
 _STATUS = {"suspend": "suspended", "deprovision": "deprovisioned"}

@@ -56,7 +56,10 @@ class Gateway:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=4)) as self._session:
+        # What is asked for seldom keeps no connection, for which a service that is to stop would wait.
+        pages_only = aiohttp.TCPConnector(force_close=True)
+        timeout = aiohttp.ClientTimeout(total=4)
+        async with aiohttp.ClientSession(connector=pages_only, timeout=timeout) as self._session:
             self._documentation = Documentation(self._session, self._proxy.upstreams)
             for path, content in (await asyncio.to_thread(pages)).items():
                 self._pages[path] = _serving(content)

@@ -14,7 +14,7 @@ from gateway.breaker import CircuitBreaker
 from gateway.turn import Turn
 
 _CONNECT_SECONDS = 3.0
-IDLE_SECONDS = 3.0
+IDLE_SECONDS = 1.0
 """How long a connection may wait for work. Less than a service that is to stop waits for its clients to give up theirs
 (`DRAIN_SECONDS`), and far less than one that runs leaves them open (75 s): or a request could meet a connection that is
 closed just then."""

@@ -95,7 +95,8 @@ async def stack(stack_servers: servers.Servers, collector: Collector) -> AsyncIt
 
 @pytest.fixture(scope="session")
 async def http(stack: Stack) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
+    # A service that stops waits for its clients to give up their connections, and many tests stop one.
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=0.5)) as session:
         yield session
 
 

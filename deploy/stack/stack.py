@@ -298,16 +298,15 @@ The platform is ready.
 
     async def _start_child(self, name: str) -> None:
         if name not in self.children:
-            service = name in SERVICES
             self.children[name] = Child(
                 name,
-                [sys.executable, "-m", f"services.{name}" if service else name],
+                [sys.executable, "-m", f"services.{name}" if name in SERVICES else name],
                 self._environment(name),
                 self._place.logs / f"{name}.log",
                 # A service may be killed at any moment; one that stops in order may wait for Kafka, which stops too.
                 death_signal=signal.SIGKILL,
                 inherit=self._place.inherited,
-                forks=self.forks if service else None,
+                forks=self.forks,
             )
         await self.children[name].start()
 

@@ -216,7 +216,8 @@ def _emptied(admin: AIOKafkaAdminClient) -> Callable[[], Awaitable[bool]]:
 
 async def _republish(platform: Platform, since: datetime) -> None:
     """Run the command for each service, as an operator does."""
-    for service in SERVICES:
+
+    async def of(service: str) -> None:
         process = await asyncio.create_subprocess_exec(
             *[sys.executable, "-m", "cli", "journal", "republish", "--since", since.isoformat()],
             env={
@@ -229,3 +230,5 @@ async def _republish(platform: Platform, since: datetime) -> None:
         )
         said, _ = await process.communicate()
         assert process.returncode == 0, said.decode()
+
+    await asyncio.gather(*map(of, SERVICES))

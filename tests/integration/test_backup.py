@@ -95,8 +95,7 @@ async def dotmac(stack: Stack, *arguments: str, **environment: str) -> tuple[int
 
 
 async def stop_services(stack: Stack) -> None:
-    for name in ("gateway", *SERVICES):
-        await stack.children[name].stop()
+    await asyncio.gather(*(stack.children[name].stop() for name in ("gateway", *SERVICES)))
 
 
 async def start_services(stack: Stack) -> None:

@@ -475,8 +475,10 @@ async def test_connections_to_a_service_are_kept_and_shared() -> None:
 
 async def test_connections_without_work_are_given_up_before_a_service_that_stops_would_close_them() -> None:
     async with service(saying(ok(b"x"))) as upstream, gateway(customer_url=upstream.url) as running:
-        async with running.client() as client, client.get(PATH) as response:
-            assert response.status == 200
+        async with running.client() as client:
+            for path, status in ((PATH, 200), ("/health/ready", 503)):  # the others are not there
+                async with client.get(path) as response:
+                    assert response.status == status
         assert upstream.tasks
 
         async def given_up() -> bool:

@@ -50,13 +50,7 @@ async def test_a_sign_up_that_is_approved_becomes_a_tenant_with_an_administrator
     after = (await platform.send("GET", path)).expect(200)
     assert (after["status"], after["created_tenant_id"]) == ("approved", tenant["id"])
     order = (await platform.send("POST", f"{V1}/tenants/{tenant['id']}/deployments")).expect(202)
-
-    async def deployed() -> bool:
-        state = (await platform.send("GET", f"{V1}/deployments/{order['deployment_id']}")).expect(200)["status"]
-        assert state in ("running", "succeeded")
-        return bool(state == "succeeded")
-
-    await eventually(deployed)
+    assert (await ended(platform, order["deployment_id"]))["status"] == "succeeded"
     body = {"token": invitation["token"], "password": PASSWORD}
     (await public.send("POST", f"{V1}/auth/invitations/accept", body)).expect(204)
     administrator = public.as_(await sign_in(public, invitation["email"], PASSWORD, tenant["slug"]))
