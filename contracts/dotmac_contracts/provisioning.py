@@ -132,7 +132,7 @@ class _Drift(Event):
     tenant_id: UUID = Field(description="The tenant of which something is not as it was left.")
     kind: str = Field(
         description="`workspace_missing`, `workspace_left`, `administrator_missing`, `standing_differs`,"
-        " `status_differs`; more may come.",
+        " `status_differs`, `database_missing`; more may come.",
         examples=["workspace_missing"],
     )
 

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from deploy.stack.stack import Stack
 from tests.api import Api, eventually
-from tests.conftest import Tenant
-from tests.deployments import past_security, prepared, status_of, unwritable
+from tests.conftest import Tenant, deploy
+from tests.deployments import past_security, prepared, settled, status_of, unwritable
+from tests.integration.test_targets import leaves
 from tests.world import fits
 
 V1 = "/api/v1"
@@ -193,6 +196,35 @@ async def test_a_service_that_is_away_is_no_drift(stack: Stack, platform: Api) -
         await stack.start_service("billing")
     await found(platform, lost, "workspace_missing", resolved=True)
     assert await drifts(platform, sound) == []
+
+
+@asynccontextmanager
+async def hidden(stack: Stack, database: str) -> AsyncIterator[None]:
+    """Have a database be nowhere to be found, whoever works with it."""
+    name = f"dotmac_{database}"
+    server = await asyncpg.connect(stack.server_url)
+    try:
+        await server.execute(f"alter database {name} with allow_connections false")
+        await server.execute("select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = $1", name)
+        await server.execute(f"alter database {name} rename to {name}_hidden")
+        yield
+        await server.execute(f"alter database {name}_hidden rename to {name}")
+        await server.execute(f"alter database {name} with allow_connections true")
+    finally:
+        await server.close()
+
+
+async def test_a_lost_database_of_a_tenants_own_is_reported(stack: Stack, public: Api, platform: Api) -> None:
+    tenant = (await deploy(public, platform, "process")).id
+    database = f"billing_{UUID(tenant).hex}"
+    await settled(stack, tenant)
+    async with hidden(stack, database):
+        drift = await found(platform, tenant, "database_missing", resolved=False)
+        assert (drift["remedy"], drift["deployment_id"]) == ("report", None)
+        assert drift["detail"] == f"there is no database dotmac_{database}"
+    await found(platform, tenant, "database_missing", resolved=True)
+    assert await repairs(platform, tenant) == []
+    await leaves(stack, platform, tenant)
 
 
 async def test_drifts_are_the_platforms_and_a_tenants_own(platform: Api, isp: Tenant) -> None:

@@ -1,6 +1,6 @@
 """Drift: where the world is not as provisioning's records say, and what can be done about it by itself."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -11,6 +11,8 @@ class Kind(StrEnum):
 
     WORKSPACE_MISSING = "workspace_missing"
     WORKSPACE_LEFT = "workspace_left"
+    DATABASE_MISSING = "database_missing"
+    """Of its own, where it has its own."""
     ADMINISTRATOR_MISSING = "administrator_missing"
     STANDING_DIFFERS = "standing_differs"
     """The gateway lets in who is to be refused, or refuses who is to be let in."""
@@ -55,6 +57,8 @@ class Seen:
     refused_as: str | None
     """The kind of problem with which the gateway refuses the tenant's users; `""` if it lets them in."""
     administrator: bool | None
+    lost: Collection[str] | None = ()
+    """The databases of its own that are not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,10 @@ def _of_one_that_is_deployed(seen: Seen) -> dict[Kind, Finding | None]:
     if seen.administrator is not None:
         lacking = Finding(Kind.ADMINISTRATOR_MISSING, "it has no administrator", Remedy.REPAIR_ADMINISTRATOR)
         found[Kind.ADMINISTRATOR_MISSING] = None if seen.administrator else lacking
+    if seen.lost is not None:
+        # An empty one in its place would hide that the tenant's data is lost.
+        detail = f"there is no database {', '.join(sorted(seen.lost))}"
+        found[Kind.DATABASE_MISSING] = Finding(Kind.DATABASE_MISSING, detail, Remedy.REPORT) if seen.lost else None
     return found
 
 

@@ -5,8 +5,9 @@ wanted, and is done when that is so.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -16,6 +17,7 @@ import asyncpg
 from chassis.messaging.broker import BrokerError, forget_groups
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.messaging.security import client_security
+from chassis.persistence.database import LOST
 from chassis.persistence.migrations import upgrade
 from chassis.service import Service
 from chassis.settings import Settings
@@ -96,6 +98,22 @@ class Dedicated(ABC):
             yield connection
         finally:
             await connection.close()
+
+    async def lost(self, settings: Settings, tenant_ids: Collection[UUID]) -> dict[UUID, list[str]]:
+        """Return which databases of these tenants are not there, of those of whom that can be told now."""
+        servers = defaultdict(list)
+        for tenant_id in tenant_ids:
+            with suppress(Refused, InstanceError):
+                servers[await self.server_url(settings, tenant_id)].append(tenant_id)
+        found: dict[UUID, list[str]] = {}
+        for tenants in servers.values():
+            with suppress(*LOST):
+                async with self.connected(settings, tenants[0]) as connection:
+                    there = {row[0] for row in await connection.fetch("select datname from pg_database")}
+                for tenant_id in tenants:
+                    its = [f"dotmac_{named(service, tenant_id)}" for service in DEDICATED]
+                    found[tenant_id] = [name for name in its if name not in there]
+        return found
 
     def placement(self, tenant_id: UUID) -> str:
         """Return the name of the tenant's own place."""

@@ -1,7 +1,8 @@
-"""What the world says of tenants, asked through the gateway as any client asks."""
+"""What the world says of tenants: the gateway, asked as any client asks, and the servers of their own databases."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,8 @@ from chassis.security.tokens import TokenIssuer
 from chassis.settings import Settings
 from services.provisioning import access
 from services.provisioning.domain.drift import Seen
+from services.provisioning.targets import TARGETS
+from services.provisioning.targets.dedicated import Dedicated
 
 _PAGE = 200
 _AT_ONCE = 20
@@ -39,7 +42,28 @@ async def administered(settings: Settings) -> set[UUID] | None:
     return found
 
 
-async def seen(settings: Settings, page: list[dict[str, Any]], with_administrator: set[UUID] | None) -> list[Seen]:
+async def lost(settings: Settings, placed: Mapping[UUID, str]) -> dict[UUID, Collection[str] | None]:
+    """Return which databases of tenants that have their own are not there; None where nobody can tell now.
+
+    placed: the tenants, each with its target.
+    """
+    at_targets = defaultdict(list)
+    for tenant_id, name in placed.items():
+        at_targets[name].append(tenant_id)
+    found: dict[UUID, Collection[str] | None] = dict.fromkeys(placed)
+    for name, tenant_ids in at_targets.items():
+        target = TARGETS[name]
+        if isinstance(target, Dedicated):
+            found |= await target.lost(settings, tenant_ids)
+    return found
+
+
+async def seen(
+    settings: Settings,
+    page: list[dict[str, Any]],
+    with_administrator: set[UUID] | None,
+    without_databases: Mapping[UUID, Collection[str] | None],
+) -> list[Seen]:
     """Return what is seen of each tenant of a page."""
     turns = asyncio.Semaphore(_AT_ONCE)
 
@@ -56,6 +80,7 @@ async def seen(settings: Settings, page: list[dict[str, Any]], with_administrato
             there,
             refused_as,
             None if with_administrator is None else tenant_id in with_administrator,
+            without_databases.get(tenant_id, ()),
         )
 
     return await asyncio.gather(*map(look, page))

@@ -43,6 +43,7 @@ from (
     from deployment where tenant_id = any($1::uuid[]) group by tenant_id
 ) as a left join deployment l on l.tenant_id = a.tenant_id and l.deployment_id = a.last
 """
+_PLACED = "select tenant_id, target from instance where wanted and tenant_id = any($1::uuid[])"
 _OPEN = """
 insert into drift (tenant_id, drift_id, kind, detail, remedy, found_at, version)
 select *, $6, 1 from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[])
@@ -115,9 +116,11 @@ class Reconciler:
         # The records first: what they say has long been told when the world is looked at.
         async with self._service.consumer_db.for_tenants(tenants) as tx:
             known = {row["tenant_id"]: row for row in await tx.fetch(_RECORDS, tenants, list(NEUTRAL))}
+            placed = {row["tenant_id"]: row["target"] for row in await tx.fetch(_PLACED, tenants)}
         idle = [item for item in page if not (row := known.get(UUID(item["id"]))) or not row["under_way"]]
-        suspected, confirmed, well = set(), [], []
-        for item, seen in zip(idle, await observe.seen(self._service.settings, idle, administered), strict=True):
+        settings, suspected, confirmed, well = self._service.settings, set(), [], []
+        lost = await observe.lost(settings, placed)
+        for item, seen in zip(idle, await observe.seen(settings, idle, administered, lost), strict=True):
             tenant_id = UUID(item["id"])
             record = _record(known.get(tenant_id))
             for kind, finding in drifts(record, seen, access.refusal(seen.status)).items():

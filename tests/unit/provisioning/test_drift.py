@@ -47,7 +47,7 @@ def test_where_all_is_well_nothing_is_found_and_all_was_looked_at() -> None:
 
 
 def test_what_nobody_can_tell_is_neither_found_nor_well() -> None:
-    unknown = Seen("active", DEPLOYMENT, {"customer": None, "billing": True}, None, None)
+    unknown = Seen("active", DEPLOYMENT, {"customer": None, "billing": True}, None, None, lost=None)
     assert drifts(DEPLOYED, unknown, None) == {Kind.STATUS_DIFFERS: None, Kind.WORKSPACE_LEFT: None}
     stuck = replace(DEPLOYED, status="failed", stuck=True)
     assert Kind.STATUS_DIFFERS not in drifts(stuck, replace(WELL, status="failed"), None)
@@ -65,6 +65,7 @@ def test_what_nobody_can_tell_is_neither_found_nor_well() -> None:
             Kind.WORKSPACE_MISSING,
             Remedy.REPAIR,
         ),
+        (DEPLOYED, replace(WELL, lost=["dotmac_billing_1"]), None, Kind.DATABASE_MISSING, Remedy.REPORT),
         (DEPLOYED, replace(WELL, administrator=False), None, Kind.ADMINISTRATOR_MISSING, Remedy.REPAIR_ADMINISTRATOR),
         (DEPLOYED, replace(WELL, refused_as=REFUSED), None, Kind.STANDING_DIFFERS, Remedy.REPORT),
         (
