@@ -26,23 +26,6 @@ class BrokerError(Exception):
     """The broker refused or does not answer."""
 
 
-async def delete_strange_topics(bootstrap_servers: str) -> list[str]:
-    """Delete the contracts' topics that were not made by the contracts, by their partitions; return their names."""
-    wanted = {topic.name: topic.partitions for topic in ALL}
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
-    try:
-        await admin.start()
-        found = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
-        strange = [name for name, partitions in found.items() if partitions != wanted.get(name, partitions)]
-        if strange:
-            await admin.delete_topics(strange)
-        return strange
-    except (KafkaError, OSError) as error:
-        raise BrokerError(f"the broker at {bootstrap_servers} does not answer: {error!r}") from error
-    finally:
-        await admin.close()
-
-
 async def ensure_topics(
     bootstrap_servers: str, *, replication_factor: int = 1, security: Mapping[str, Any] = _NOT_SECURED
 ) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from chassis.messaging.broker import BrokerError, ping
+from chassis.messaging.broker import BrokerError, ensure_topics, ping
 from deploy.stack.folder import Folder
 from deploy.stack.processes import Child, StackError
 
@@ -35,6 +35,10 @@ class Broker(ABC):
     @abstractmethod
     async def start(self) -> None:
         """Start it and wait until it answers."""
+
+    async def create_topics(self) -> list[str]:
+        """Create the topics of the contracts that there are not, and return their names; BrokerError if it can't be."""
+        return await ensure_topics(self.bootstrap_servers, security=self.security)
 
     async def stop(self) -> None:
         """Stop it; data on disk stays."""

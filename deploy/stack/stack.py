@@ -15,7 +15,7 @@ from typing import Self
 
 import aiohttp
 
-from chassis.messaging.broker import BrokerError, delete_strange_topics, ensure_topics, ping
+from chassis.messaging.broker import BrokerError, ensure_topics, ping
 from deploy.prepare import Refused, database_url, prepare_databases
 from deploy.roles import LOGINS, SERVICES, login
 from deploy.stack.broker import Broker
@@ -287,12 +287,8 @@ The platform is ready.
 
     async def _create_topics(self) -> None:
         try:
-            if created := await ensure_topics(self.kafka):
+            if created := await (self._broker.create_topics() if self._broker else ensure_topics(self.kafka)):
                 self.say(f"created {len(created)} topics")
-            # The small broker forgets them with its end; what a client then asks for, it makes by its own settings.
-            while isinstance(self._broker, Tansu) and (strange := await delete_strange_topics(self.kafka)):
-                self.say(f"making {len(strange)} topics anew")
-                await ensure_topics(self.kafka)
         except BrokerError as error:
             raise StackError(f"the topics can't be created: {error}") from None
 

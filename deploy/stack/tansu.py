@@ -2,8 +2,15 @@
 
 import os
 
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from chassis.messaging.broker import BrokerError
 from deploy.stack.broker import Broker
 from deploy.stack.processes import Child, StackError
+from dotmac_contracts.topics import ALL
+
+_MOST_ATTEMPTS = 20
 
 
 class Tansu(Broker):
@@ -25,3 +32,28 @@ class Tansu(Broker):
         self.child = Child("tansu", command, os.environ, self._log, inherit=self._folder.inherited)
         await self.child.start()
         await self.answers()
+
+    async def create_topics(self) -> list[str]:
+        """Create them, in place of those that a client made first, by its own settings, when they were forgotten."""
+        created = set(await super().create_topics())
+        for _ in range(_MOST_ATTEMPTS):
+            if not await self._delete_strange_topics():
+                return sorted(created)
+            created |= set(await super().create_topics())
+        raise BrokerError(f"its clients make topics sooner than it is asked to: {_MOST_ATTEMPTS} attempts were in vain")
+
+    async def _delete_strange_topics(self) -> bool:
+        """Delete the contracts' topics that have not their partitions; return whether there were any."""
+        wanted = {topic.name: topic.partitions for topic in ALL}
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
+        try:
+            await admin.start()
+            found = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
+            strange = [name for name, partitions in found.items() if partitions != wanted.get(name, partitions)]
+            if strange:
+                await admin.delete_topics(strange)
+            return bool(strange)
+        except (KafkaError, OSError) as error:
+            raise BrokerError(f"the broker at {self.bootstrap_servers} does not answer: {error!r}") from error
+        finally:
+            await admin.close()
