@@ -61,7 +61,7 @@ test-chaos: .venv/.installed ## Crash and cut off everything under load (ROUNDS=
 test-containers: .venv/.installed image ## Run the tests of what servers and tenants do in containers
 	@# To all others it makes no difference whose servers they are, nor to what runs in processes: `make test` has them.
 	@STACK_SERVERS=testcontainers $(BIN)/python -m pytest -k "not process and not pooled" \
-		$(foreach what,messaging targets target_crashes,tests/integration/test_$(what).py) tests/containers \
+		$(foreach what,messaging targets target_crashes target_failures,tests/integration/test_$(what).py) tests/containers \
 		"tests/integration/test_moves.py::test_a_tenant_moves_while_its_users_write[container]"
 
 fuzz: .venv/.installed ## Send 20,000 made-up requests to every operation (REQUESTS=n SEED=n)

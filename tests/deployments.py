@@ -3,10 +3,15 @@
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
+from chassis.settings import Settings
 from deploy.stack.stack import Stack
+from services.provisioning.containers import Containers
+from services.provisioning.settings import DeploymentSettings
+from tests import servers
 from tests.api import Api, eventually
 from tests.conftest import registration
 
@@ -78,6 +83,23 @@ async def past_security(
         yield connection
     finally:
         await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def placed(stack: Stack, service: str, tenant: str, target: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """Connect to the database where a tenant's rows are, as its server's administrator."""
+    name = service if target == "pooled" else f"{service}_{UUID(tenant).hex}"
+    server = await _server_of(stack, UUID(tenant)) if target == "container" else None
+    async with past_security(stack, name, server) as database:
+        yield database
+
+
+async def _server_of(stack: Stack, tenant: UUID) -> str:
+    """Return where the database server of a tenant in containers is."""
+    secrets_ = {"secret_key": stack._secrets["SECRET_KEY"]}
+    deployments = {"DOTMAC_IMAGE": servers.IMAGE, "installation": stack.installation}
+    containers = Containers(Settings.model_validate(secrets_), DeploymentSettings.model_validate(deployments))
+    return await containers.server_url(tenant)
 
 
 async def tables_of_tenants(connection: "asyncpg.Connection[Any]") -> list[str]:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -18,16 +17,12 @@ import pytest
 from chassis.messaging.consumer import TRANSIENT
 from chassis.persistence.database import HELD
 from chassis.persistence.schema import MOVED
-from chassis.settings import Settings
 from deploy.stack.stack import Stack
-from services.provisioning.containers import Containers
 from services.provisioning.domain.saga import RECIPES
-from services.provisioning.settings import DeploymentSettings
-from tests import servers
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
 from tests.crashes import arm, crashed_at_each, mortal
-from tests.deployments import done, ended, ordered, past_security, settled
+from tests.deployments import done, ended, ordered, past_security, placed, settled
 from tests.feed import Reader, everything
 from tests.integration.test_deprovision import KEPT, rows, settle_in
 from tests.integration.test_flow import billed
@@ -89,23 +84,6 @@ async def writing(api: Api) -> AsyncIterator[Writer]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.asynccontextmanager
-async def placed(stack: Stack, service: str, tenant: str, target: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """Connect to the database where a tenant's rows are, as its server's administrator."""
-    name = service if target == "pooled" else f"{service}_{UUID(tenant).hex}"
-    server = await server_of(stack, UUID(tenant)) if target == "container" else None
-    async with past_security(stack, name, server) as database:
-        yield database
-
-
-async def server_of(stack: Stack, tenant: UUID) -> str:
-    """Return where the database server of a tenant in containers is."""
-    secrets_ = {"secret_key": stack._secrets["SECRET_KEY"]}
-    deployments = {"DOTMAC_IMAGE": servers.IMAGE, "installation": stack.installation}
-    containers = Containers(Settings.model_validate(secrets_), DeploymentSettings.model_validate(deployments))
-    return await containers.server_url(tenant)
 
 
 async def contents(stack: Stack, tenant: str, target: str) -> dict[str, tuple[int, str]]:
