@@ -10,6 +10,7 @@ from chassis.security.principals import Principal
 from chassis.security.standing import TenantClosed
 from chassis.security.tokens import InvalidToken, SigningKeysUnavailable, TokenVerifier
 from gateway.limits import Limiter, LocalLimiter, Policy, Quota, SharedLimiter
+from gateway.notices import Notices
 from gateway.settings import GatewaySettings
 from gateway.tenants import Tenants
 
@@ -33,7 +34,7 @@ class Caller:
         self.terms = terms
         """By which limits the requests are counted."""
         subject, tenant = _names(principal)
-        plan = () if terms.calls_a_minute is None else (f"{tenant}:{terms.calls_a_minute}",)
+        plan = () if terms.plan is None else (f"{tenant}:{terms.plan.quota.requests}",)
         self.keys = (subject, tenant, *plan, _network(address))
         """By which the limits know principal, tenant and address. With another plan a tenant begins anew."""
 
@@ -50,7 +51,8 @@ class Caller:
 class Admission:
     """Lets requests in. What is at hand is decided at once; only what has to be asked for is waited for."""
 
-    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier, tenants: Tenants) -> None:
+    def __init__(self, settings: GatewaySettings, verifier: TokenVerifier, tenants: Tenants, notices: Notices) -> None:
+        self._notices = notices
         self._verifier = verifier
         self._revocations = verifier.revocations
         self._tenants = tenants
@@ -92,8 +94,7 @@ class Admission:
             if principal is None:
                 return None
             last = self._caller(authorization, address, principal)
-        limits = last.terms.known
-        return limits.fields(self._local.take_now(limits.policies, last.keys)), last
+        return self._counted(last, self._local.take_now(last.terms.known.policies, last.keys)), last
 
     async def wait(
         self, address: str, authorization: bytes | None, public: Public | None
@@ -106,14 +107,20 @@ class Admission:
         principal = self._verifier.recall(token)
         if principal is not None:
             caller = self._caller(authorization, address, principal)
-            limits = caller.terms.known
-            return limits.fields(await self._take(limits, caller.keys)), caller
+            return self._counted(caller, await self._take(caller.terms.known, caller.keys)), caller
         # Before the signature is looked at, which is what costs: a flood of bad tokens ends here.
         by_address = await self._take(self._unknown, (_network(address),))
         self._unknown.fields(by_address)
         caller = self._caller(authorization, address, await self._verified(token))
         by_name = await self._take(caller.terms.named, caller.keys[:-1])
-        return caller.terms.known.fields([*by_name, *by_address]), caller
+        return self._counted(caller, [*by_name, *by_address]), caller
+
+    def _counted(self, caller: Caller, aheads: Sequence[float]) -> bytes:
+        """Return what is said of a caller's limits, and tell of those of its plan; Problem 429 if one is exceeded."""
+        terms = caller.terms
+        if terms.plan is not None:
+            self._notices.look(caller.principal.tenant_id, terms.plan, aheads[terms.known.policies.index(terms.plan)])
+        return terms.known.fields(aheads)
 
     @property
     def _version(self) -> int:
@@ -132,12 +139,10 @@ class Admission:
     def _terms_with(self, calls_a_minute: int | None) -> "_Terms":
         terms = self._terms.get(calls_a_minute)
         if terms is None:
-            named = [self._principal, self._tenant]
-            if calls_a_minute is not None:  # its window is another than the tenant's: it needs a name of its own
-                named.append(Policy("plan", Quota(calls_a_minute, 60.0)))
-            terms = self._terms[calls_a_minute] = _Terms(
-                calls_a_minute, _Limits(*named, self._address), _Limits(*named)
-            )
+            # Its window is another than the tenant's: it needs a name of its own.
+            plan = None if calls_a_minute is None else Policy("plan", Quota(calls_a_minute, 60.0))
+            named = [self._principal, self._tenant, *([plan] if plan else [])]
+            terms = self._terms[calls_a_minute] = _Terms(plan, _Limits(*named, self._address), _Limits(*named))
         return terms
 
     async def _take(self, limits: "_Limits", keys: Sequence[str]) -> list[float]:
@@ -194,7 +199,7 @@ class _Limits:
 class _Terms(NamedTuple):
     """By which limits a caller's requests are counted."""
 
-    calls_a_minute: int | None
+    plan: Policy | None
     """What the plan allows, if it says so."""
     known: _Limits
     """All of them, the address's last."""

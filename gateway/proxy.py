@@ -14,6 +14,7 @@ from chassis.security.tokens import TokenVerifier
 from gateway.admission import Admission, Public
 from gateway.breaker import CircuitBreaker
 from gateway.edge import Origins
+from gateway.notices import Notices
 from gateway.observation import Observation
 from gateway.placements import Placements
 from gateway.routes import IMPORTS, PREFIXES, PUBLIC, SIGN_UP, STREAMS, STREAMS_BELOW, prefix_of
@@ -57,7 +58,8 @@ class Proxy:
     ) -> None:
         self.settings = settings
         self._placements = placements
-        self.admission = Admission(settings, verifier, tenants)
+        self.notices = Notices(settings)
+        self.admission = Admission(settings, verifier, tenants, self.notices)
         self.origins = Origins(settings.cors_origins)
         self.observation = Observation()
         self.turn = Turn()
@@ -88,6 +90,7 @@ class Proxy:
         for upstream in self.upstreams.values():
             upstream.drop_idle(self.now())
         self._ticks = asyncio.create_task(self._tick(), name="tick")
+        self.notices.start()
 
     async def stop(self) -> None:
         """Close the connections to the services."""
@@ -98,6 +101,7 @@ class Proxy:
         for upstream in (*self.upstreams.values(), *self._placements):
             upstream.close()
         await self.admission.close()
+        await self.notices.stop()
         self.observation.tell()
 
     def now(self) -> float:

@@ -1,6 +1,6 @@
 """The published language of the DotMac Platform: events, topics and their envelope. No I/O, pydantic only."""
 
-from dotmac_contracts import billing, customer, integration, provisioning, tenant
+from dotmac_contracts import billing, customer, gateway, integration, provisioning, tenant
 from dotmac_contracts.envelope import (
     EVENTS,
     DecodeError,
@@ -31,6 +31,7 @@ __all__ = [
     "customer",
     "decode",
     "encode",
+    "gateway",
     "integration",
     "provisioning",
     "structured",

@@ -11,7 +11,7 @@ class Topic:
 
     name: str
     owner: str
-    """The service that alone publishes to it."""
+    """Who alone publishes to it: a service, or the gateway."""
     key: str
     """The field of its events that is the record's key."""
     description: str
@@ -108,6 +108,9 @@ CUSTOMER_WORKSPACE = Topic(
 CUSTOMER_QUOTA = Topic(
     "customer.quota.v1", "customer", "tenant_id", "How much of its quota of customers a tenant uses.", public=True
 )
+GATEWAY_QUOTA = Topic(
+    "gateway.quota.v1", "gateway", "tenant_id", "How much of its quota of API calls a tenant uses.", public=True
+)
 BILLING_WORKSPACE = Topic("billing.workspace.v1", "billing", "tenant_id", "A tenant's place in the billing service.")
 BILLING_ACCOUNT = Topic("billing.account.v1", "billing", "account_id", "Billing accounts.", public=True)
 BILLING_PLAN = Topic("billing.plan.v1", "billing", "plan_id", "Plans that can be subscribed to.", public=True)
@@ -173,6 +176,7 @@ ALL: tuple[Topic, ...] = (
     CUSTOMER_SNAPSHOT,
     CUSTOMER_WORKSPACE,
     CUSTOMER_QUOTA,
+    GATEWAY_QUOTA,
     BILLING_WORKSPACE,
     BILLING_ACCOUNT,
     BILLING_PLAN,

@@ -67,7 +67,7 @@ class Rule:
 
 
 VERIFIERS = ("gateway", *(f"{service}-api" for service in SERVICES))
-"""The users of processes that do nothing at the broker but learn which tokens are revoked and tenants closed."""
+"""The users of processes that verify tokens, and so learn which are revoked and which tenants closed."""
 USERS = (*SERVICES, *VERIFIERS)
 
 
@@ -75,19 +75,17 @@ def rules() -> frozenset[Rule]:
     """Return all that the services need: to write what they own, to read what they subscribe to, in their groups.
 
     Whoever verifies tokens reads which are revoked, and which tenants are closed, in no group: the gateway, a service,
-    and its API where it runs apart. The gateway reads where tenants are as well. An idempotent producer needs no more
-    than to write (since Kafka 3.0), and nobody else creates topics.
+    and its API where it runs apart. The gateway reads where tenants are as well, and tells how much they call. An
+    idempotent producer needs no more than to write (since Kafka 3.0), and nobody else creates topics.
     """
     told = (TENANT_SESSION, TENANT_SNAPSHOT)
     verify = (Rule(user, Resource.TOPIC, topic.name, Operation.READ) for user in USERS for topic in told)
     places = Rule("gateway", Resource.TOPIC, PROVISIONING_ROUTE_SNAPSHOT.name, Operation.READ)
-    return frozenset((*verify, places, *(rule for service in SERVICES for rule in _of(service))))
+    owned = (Rule(topic.owner, Resource.TOPIC, topic.name, Operation.WRITE) for topic in ALL)
+    return frozenset((*verify, places, *owned, *(rule for service in SERVICES for rule in _of(service))))
 
 
 def _of(service: str) -> Iterator[Rule]:
-    for topic in ALL:
-        if topic.owner == service:
-            yield Rule(service, Resource.TOPIC, topic.name, Operation.WRITE)
     microservice: Microservice = import_module(f"services.{service}.app").MICROSERVICE
     for subscription in microservice.subscriptions(_standing_still(service)):
         yield Rule(service, Resource.GROUP, subscription.consumer, Operation.READ)

@@ -56,6 +56,7 @@ FEED = {
     "tenant.tenant.v1": _TENANT,
     "customer.customer.v1": _CUSTOMER,
     "customer.quota.v1": {"CustomerQuotaThresholdReached"},
+    "gateway.quota.v1": {"ApiCallQuotaThresholdReached"},
     "billing.account.v1": {"BillingAccountOpened", "BillingAccountUpdated", "BillingAccountClosed"},
     "billing.plan.v1": {"PlanPublished", "PlanChanged"},
     "billing.subscription.v1": _SUBSCRIPTION,

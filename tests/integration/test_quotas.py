@@ -18,6 +18,7 @@ from services.customer.use_cases.count_customers import keep_quotas
 from services.tenant.domain.plans import PLANS, PlanCode
 from tests.api import Answer, Api, eventually
 from tests.conftest import Tenant, deploy, registration
+from tests.feed import Reader, everything
 from tests.integration.test_flow import imported
 from tests.integration.test_snapshots import asked, customer_service, published
 from tests.integration.test_users import invited
@@ -258,3 +259,11 @@ async def test_the_gateway_lets_a_tenant_call_as_often_as_its_plan_allows(
     await eventually(unlimited)
     answers = await asyncio.gather(*(starter.api.send("GET", path) for _ in range(calls)))
     assert {answer.status for answer in answers} == {200}
+
+    # And its own systems were told.
+    def told(reader: Reader) -> list[dict[str, Any]]:
+        kind = "dotmac.gateway.ApiCallQuotaThresholdReached"
+        return [event["data"] for event in reader.events if event["type"] == kind]
+
+    reader = await everything(starter.api, lambda reader: len(told(reader)) >= 2)
+    assert {(data["percent"], data["limit"]) for data in told(reader)} == {(80, calls), (100, calls)}

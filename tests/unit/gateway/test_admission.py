@@ -14,6 +14,7 @@ from dotmac_contracts.envelope import Envelope
 from dotmac_contracts.quota import Quotas
 from dotmac_contracts.tenant import TenantSnapshotRemoved, TokenRevoked
 from gateway.admission import Admission, Caller
+from gateway.notices import Notices
 from gateway.settings import GatewaySettings
 from gateway.tenants import Tenants
 from tests.unit.chassis.test_standing import NOW, told
@@ -25,7 +26,9 @@ ADDRESS = "127.0.0.1"
 
 async def test_a_revoked_token_passes_on_no_connection() -> None:
     revocations = Revocations()
-    admission = Admission(GatewaySettings(), TokenVerifier(ISSUER.jwks(), revocations), Tenants())
+    admission = Admission(
+        GatewaySettings(), TokenVerifier(ISSUER.jwks(), revocations), Tenants(), Notices(GatewaySettings())
+    )
     users = {name: f"Bearer {ISSUER.issue(name, PLATFORM_TENANT, [])}".encode() for name in ("one", "another")}
     last = {}
     for name, authorization in users.items():
@@ -54,7 +57,7 @@ async def test_a_closed_tenant_passes_on_no_connection_and_else_nothing_is_looke
 ) -> None:
     standings = Tenants()
     verifier = TokenVerifier(ISSUER.jwks())
-    admission = Admission(GatewaySettings(), verifier, standings)
+    admission = Admission(GatewaySettings(), verifier, standings, Notices(GatewaySettings()))
     tenant = uuid4()
     authorization = f"Bearer {ISSUER.issue('one', tenant, [])}".encode()
     _, caller = await admission.wait(ADDRESS, authorization, False)
@@ -102,7 +105,7 @@ def bearer(subject: str, tenant: UUID, *scopes: str) -> bytes:
 
 async def test_a_tenants_users_together_may_send_what_its_plan_allows_in_a_minute() -> None:
     tenants = Tenants()
-    admission = Admission(GatewaySettings(), TokenVerifier(ISSUER.jwks()), tenants)
+    admission = Admission(GatewaySettings(), TokenVerifier(ISSUER.jwks()), tenants, Notices(GatewaySettings()))
     small, large = uuid4(), uuid4()
     told(tenants, "active", 2, small, Quotas(api_calls_a_minute=4))
     told(tenants, "active", 2, large, Quotas(customers=5))
@@ -126,7 +129,7 @@ async def test_a_tenants_users_together_may_send_what_its_plan_allows_in_a_minut
 
 async def test_a_connection_gets_what_another_plan_allows_at_once() -> None:
     tenants = Tenants()
-    admission = Admission(GatewaySettings(), TokenVerifier(ISSUER.jwks()), tenants)
+    admission = Admission(GatewaySettings(), TokenVerifier(ISSUER.jwks()), tenants, Notices(GatewaySettings()))
     tenant, other = uuid4(), uuid4()
     user = bearer("one", tenant)
     _, caller = await admission.wait(ADDRESS, user, None)
