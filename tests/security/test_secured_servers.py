@@ -201,7 +201,7 @@ def producer(secured: Platform, user: str) -> AIOKafkaProducer:
     )
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, "gateway"])
 async def test_a_service_writes_its_own_topics_and_no_others(secured: Platform, service: str) -> None:
     async with producer(secured, service) as writer:
         for topic in topics.ALL:
