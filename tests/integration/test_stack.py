@@ -377,7 +377,7 @@ async def test_it_stands_on_given_servers_starts_none_and_leaves_them_running(
         assert "using the Kafka that is given" in stack.output
         assert stack.told("Kafka") == kafka
         pids = tree(stack.process.pid)
-        assert {program(pid) for pid in pids} == {program(stack.process.pid), *SERVICES}
+        assert {program(pid) for pid in pids} == {program(stack.process.pid), "gateway", *SERVICES}
         async with stack.client as platform:
             assert (await platform.post("/tenants", registration()))["id"]
         assert await stack.ends(with_signal=signal.SIGTERM) == 0
