@@ -31,10 +31,10 @@ from tests.chaos.instrumented import POINTS
 from tests.chaos.load import Load
 from tests.chaos.platform import PROCESSES, Platform
 
-ROUNDS = int(os.environ.get("ROUNDS") or 3)
+ROUNDS = int(os.environ.get("ROUNDS") or 2)
 SEED = int(os.environ.get("SEED") or secrets.randbelow(2**31))
 EVENTS_BEHIND = int(os.environ.get("BEHIND") or 5_000)
-OUTAGE_SECONDS = float(os.environ.get("OUTAGE") or 20)
+OUTAGE_SECONDS = float(os.environ.get("OUTAGE") or 12)
 
 _ROUND_SECONDS = 120
 # The first of an outage is not counted: connections are made anew, and what was under way is kept.

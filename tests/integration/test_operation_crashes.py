@@ -27,7 +27,7 @@ def around(step: str, passages: list[int]) -> list[tuple[str, int]]:
 
 # What provisioning hears: the order, the transition. What it does by itself: start, and each look at the gateway.
 SUSPEND = [*around("effect commit", [1, 2]), *around("domain commit", [1, 2]), *INSIDE]
-RESUME = [*around("effect commit", [1, 2]), *around("domain commit", [1, 2, 3]), *INSIDE]
+RESUME = [*around("effect commit", [1, 2]), *around("domain commit", [1, 2, 3])]
 # The order, the transition, the first answer to the export; what follows may come together or one by one.
 DEPROVISION = [*around("effect commit", [1, 2, 3]), *around("domain commit", [1, 2]), *INSIDE, ("before send", 5)]
 # With each of these a step ends and the next one begins, and after it come that one's answers.
