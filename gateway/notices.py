@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from chassis.messaging.security import client_security
+from chassis.quotas import THRESHOLDS, Usage
 from chassis.settings import KafkaSettings
 from dotmac_contracts.envelope import Envelope, encode
 from dotmac_contracts.gateway import ApiCallQuotaThresholdReached
@@ -25,8 +26,7 @@ log = structlog.get_logger()
 
 _SOURCE = "/services/gateway"
 _HOUR_SECONDS = 3600
-_THRESHOLDS = (80, 100)
-_LOWEST = _THRESHOLDS[0] / 100
+_LOWEST = THRESHOLDS[0] / 100
 _MOST_WAITING = 100_000
 _LAST_SECONDS = 2.0
 _POLL_SECONDS = 0.02
@@ -71,11 +71,11 @@ class Notices:
             self._hour = hour
             self._told.clear()
         limit = plan.quota.requests
-        used = limit - plan.remaining(ahead)
-        for percent in _THRESHOLDS:
-            if used * 100 >= limit * percent and (tenant_id, percent) not in self._told:
+        usage = Usage(limit, limit - plan.remaining(ahead))
+        for percent in THRESHOLDS:
+            if usage.has_reached(percent) and (tenant_id, percent) not in self._told:
                 self._told.add((tenant_id, percent))
-                event = ApiCallQuotaThresholdReached(tenant_id=tenant_id, percent=percent, limit=limit, used=used)
+                event = ApiCallQuotaThresholdReached(tenant_id=tenant_id, percent=percent, limit=limit, used=usage.used)
                 self._waiting.append((event, _envelope(event, hour, now)))
                 self._wanted.set()
 
@@ -83,6 +83,7 @@ class Notices:
         backoff = _FIRST_BACKOFF_SECONDS
         while True:
             await self._wanted.wait()
+            # Not idempotent as the relays' are: what is sent twice has one id, and the small broker knows no such.
             producer = AIOKafkaProducer(
                 bootstrap_servers=self._settings.kafka_bootstrap_servers, acks="all", **client_security(self._settings)
             )
@@ -121,6 +122,6 @@ def _envelope(event: ApiCallQuotaThresholdReached, hour: int, now: datetime) -> 
         subject=event.key,
         partitionkey=event.key,
         tenantid=event.tenant_id,
-        aggregateversion=len(_THRESHOLDS) * hour + _THRESHOLDS.index(event.percent),
+        aggregateversion=len(THRESHOLDS) * hour + THRESHOLDS.index(event.percent),
         actorkind="system",
     )

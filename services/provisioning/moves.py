@@ -143,7 +143,9 @@ def refusal(own: str) -> str | None:
 async def do(service: Service, deployment: Any, command: Command) -> str | None:
     """Do one of the commands that are a move's, as often as it takes; return what is wrong yet, or None."""
     try:
-        here = await _place(service, deployment["tenant_id"], moved_from(deployment) or "")
+        before = moved_from(deployment)
+        assert before is not None, "it is a move"
+        here = await _place(service, deployment["tenant_id"], before)
         there = await _place(service, deployment["tenant_id"], deployment["target"])
         match command:
             case Command.RESERVE:

@@ -116,10 +116,10 @@ class Reconciler:
         # The records first: what they say has long been told when the world is looked at.
         async with self._service.consumer_db.for_tenants(tenants) as tx:
             known = {row["tenant_id"]: row for row in await tx.fetch(_RECORDS, tenants, list(NEUTRAL))}
-            placed = {row["tenant_id"]: row["target"] for row in await tx.fetch(_PLACED, tenants)}
-        idle = [item for item in page if not (row := known.get(UUID(item["id"]))) or not row["under_way"]]
+            idle = [item for item in page if not (row := known.get(UUID(item["id"]))) or not row["under_way"]]
+            placed = await tx.fetch(_PLACED, [UUID(tenant["id"]) for tenant in idle])
         settings, suspected, confirmed, well = self._service.settings, set(), [], []
-        lost = await observe.lost(settings, placed)
+        lost = await observe.lost(settings, {row["tenant_id"]: row["target"] for row in placed})
         for item, seen in zip(idle, await observe.seen(settings, idle, administered, lost), strict=True):
             tenant_id = UUID(item["id"])
             record = _record(known.get(tenant_id))
