@@ -14,7 +14,7 @@ from deploy.stack.stack import Stack
 from tests.api import Api, eventually
 from tests.conftest import PASSWORD, Tenant, deploy
 from tests.deployments import done, ended, ordered, past_security, settled, tables_of_tenants
-from tests.integration.test_flow import accounts, billed, imported
+from tests.integration.test_flow import accounts_of, billed, imported
 
 V1 = "/api/v1"
 KEPT = {
@@ -61,7 +61,7 @@ async def settle_in(isp: Tenant) -> None:
     """Use every service, so that each holds something."""
     (await isp.api.send("POST", f"{V1}/webhook-endpoints", {"url": "https://t.example/"})).expect(201)
     await imported(isp.api, "external_reference,name\nd-1,Ada\nd-2,Grace\nd-1,Twice\n")
-    await accounts(isp.api, 2)
+    await accounts_of(isp.api, "d-1", "d-2")
     order = {"customer_external_reference": "d-1", "plan_code": "FIBER", "started_on": "2026-01-01"}
     subscription = (await isp.api.send("POST", f"{V1}/subscriptions", order)).expect(201)
     await billed(isp.api, "2026-01")

@@ -27,7 +27,7 @@ from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
 from tests.deployments import done, past_security, settled
 from tests.integration.test_audit import entries
-from tests.integration.test_flow import accounts, billed, imported
+from tests.integration.test_flow import accounts_of, billed, imported
 from tests.integration.test_snapshots import asked
 from tests.integration.test_users import joined
 
@@ -71,7 +71,7 @@ async def due_after(api: Api, period: str) -> set[timedelta]:
 
 async def with_a_subscriber(isp: Tenant) -> None:
     await imported(isp.api, "external_reference,name\ns-1,Ada\n")
-    await accounts(isp.api, 1)
+    await accounts_of(isp.api, "s-1")
     order = {"customer_external_reference": "s-1", "plan_code": "FIBER", "started_on": "2026-01-01"}
     (await isp.api.send("POST", f"{V1}/subscriptions", order)).expect(201)
 

@@ -20,7 +20,7 @@ from tests.api import Api
 from tests.conftest import PASSWORD, Tenant, deploy, registration, sign_in
 from tests.deployments import ended, settled
 from tests.integration.test_audit import entries
-from tests.integration.test_flow import accounts, billed, imported
+from tests.integration.test_flow import accounts_of, billed, imported
 from tests.integration.test_settings import billing_service, known, settings
 from tests.integration.test_snapshots import asked
 
@@ -67,7 +67,7 @@ async def plans(api: Api) -> dict[str, tuple[str, dict[str, Any]]]:
 async def invoice(api: Api, plan: str) -> dict[str, Any]:
     """Bill one subscriber of a plan, and return the invoice."""
     await imported(api, "external_reference,name\nt-1,Ada\n")
-    await accounts(api, 1)
+    await accounts_of(api, "t-1")
     order = {"customer_external_reference": "t-1", "plan_code": plan, "started_on": "2026-01-01"}
     (await api.send("POST", f"{V1}/subscriptions", order)).expect(201)
     await billed(api, "2026-01")
