@@ -9,7 +9,7 @@ import asyncpg
 
 from chassis.settings import Settings
 from deploy.stack.stack import Stack
-from services.provisioning.containers import Containers
+from services.provisioning.instances.containers import Containers
 from services.provisioning.settings import DeploymentSettings
 from tests import servers
 from tests.api import Api, eventually
@@ -89,17 +89,17 @@ async def past_security(
 async def placed(stack: Stack, service: str, tenant: str, target: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
     """Connect to the database where a tenant's rows are, as its server's administrator."""
     name = service if target == "pooled" else f"{service}_{UUID(tenant).hex}"
-    server = await _server_of(stack, UUID(tenant)) if target == "container" else None
+    server = await server_of(stack, tenant) if target == "container" else None
     async with past_security(stack, name, server) as database:
         yield database
 
 
-async def _server_of(stack: Stack, tenant: UUID) -> str:
-    """Return where the database server of a tenant in containers is."""
+async def server_of(stack: Stack, tenant: str) -> str:
+    """Return where the database server of a tenant in containers is; InstanceError before it runs."""
     secrets_ = {"secret_key": stack._secrets["SECRET_KEY"]}
     deployments = {"DOTMAC_IMAGE": servers.IMAGE, "installation": stack.installation}
     containers = Containers(Settings.model_validate(secrets_), DeploymentSettings.model_validate(deployments))
-    return await containers.server_url(tenant)
+    return await containers.server_url(UUID(tenant))
 
 
 async def tables_of_tenants(connection: "asyncpg.Connection[Any]") -> list[str]:

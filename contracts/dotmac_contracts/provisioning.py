@@ -24,7 +24,7 @@ class DeploymentStarted(_Deployment, topic=topics.PROVISIONING_DEPLOYMENT):
     target: Target = Field(description="Where to.")
     dedicated_target: str | None = Field(
         default=None,
-        description="Where to instead, to databases and instances of the tenant's own: `process`; more may come.",
+        description="Where to instead, a place of the tenant's own: `process` or `container`; more may come.",
         examples=["process"],
     )
     operation: str = Field(

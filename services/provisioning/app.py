@@ -6,11 +6,11 @@ from chassis.worker import Worker
 from services.provisioning.api import deployments as api
 from services.provisioning.api import drifts, progress
 from services.provisioning.consumers import deployments
-from services.provisioning.containers import Containers
 from services.provisioning.instances import Host
-from services.provisioning.processes import Processes
+from services.provisioning.instances.containers import Containers
+from services.provisioning.instances.processes import Processes
+from services.provisioning.instances.supervisor import Supervisor
 from services.provisioning.settings import deployment_settings
-from services.provisioning.supervisor import Supervisor
 from services.provisioning.use_cases.advance import PROGRESS_CHANNEL
 from services.provisioning.use_cases.reconcile import Reconciler
 from services.provisioning.use_cases.work import Deployer

@@ -11,8 +11,8 @@ from docker import DockerClient
 from testcontainers.core.docker_client import DockerClient as Engine
 
 from chassis.settings import Settings
-from services.provisioning.containers import Containers
 from services.provisioning.instances import InstanceError
+from services.provisioning.instances.containers import Containers
 from services.provisioning.settings import DeploymentSettings
 from tests import servers
 

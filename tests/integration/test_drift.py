@@ -10,7 +10,16 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from chassis.clock import SystemClock
+from chassis.persistence.database import Database
+from chassis.security.tokens import TokenVerifier
+from chassis.security.vault import Vault
+from chassis.service import Service
+from chassis.settings import Settings
 from deploy.stack.stack import Stack
+from services.provisioning.domain.drift import Kind
+from services.provisioning.settings import DeploymentSettings
+from services.provisioning.use_cases.reconcile import Reconciler
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
 from tests.deployments import past_security, prepared, settled, status_of, unwritable
@@ -196,6 +205,24 @@ async def test_a_service_that_is_away_is_no_drift(stack: Stack, platform: Api) -
         await stack.start_service("billing")
     await found(platform, lost, "workspace_missing", resolved=True)
     assert await drifts(platform, sound) == []
+
+
+async def test_what_ended_after_it_was_looked_is_not_judged_by_what_was_seen(stack: Stack, platform: Api) -> None:
+    tenant = await prepared(stack, platform, "deploy")
+    seen = (await platform.send("GET", f"{V1}/tenants/{tenant}")).expect(200)
+    settings = Settings.model_validate({"gateway_url": stack.gateway_url, "jwt_secret_key": stack.jwt_secret_key})
+    database = Database(stack.database_url("provisioning", "consumer"))
+    await database.connect()
+    try:
+        parts = database, database, SystemClock(), TokenVerifier(""), Vault("unused" * 8)
+        reconciler = Reconciler(Service("provisioning", settings, *parts), DeploymentSettings())
+        nobody: set[UUID] = set()  # had an administrator when it was asked
+        before = datetime.now(UTC) - timedelta(hours=1)
+        assert await reconciler._look_at([seen], nobody, before) == set()
+        (suspicion,) = await reconciler._look_at([seen], nobody, datetime.now(UTC))
+    finally:
+        await database.close()
+    assert (suspicion.tenant_id, suspicion.kind) == (UUID(tenant), Kind.ADMINISTRATOR_MISSING)
 
 
 @asynccontextmanager

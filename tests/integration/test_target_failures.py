@@ -1,25 +1,35 @@
 """Each step of a deployment to a place of a tenant's own is given up half-way: nothing of it is left."""
 
 import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
 import pytest
 
+from chassis.persistence.database import LOST
 from deploy.roles import login
 from deploy.stack.stack import Stack
 from services.provisioning.domain.saga import RECIPES
-from services.provisioning.instances import named
-from tests.api import Api
-from tests.deployments import ended, ordered, placed, prepared, settled, status_of, unwritable
+from services.provisioning.instances import InstanceError, named
+from tests.api import Api, eventually
+from tests.deployments import ended, ordered, placed, prepared, server_of, settled, status_of, unwritable
 from tests.integration.test_operation_failures import at
 from tests.integration.test_targets import NOTHING, own_things
 from tests.world import fits
 
 V1 = "/api/v1"
-STEPS = ("create_databases", "start_instances", "prepare_workspaces", "create_administrator", "assign_route")
-CASES = [("process", "migrate"), *((target, name) for target in ("process", "container") for name in STEPS)]
+STEPS = (
+    "create_databases",
+    "migrate",
+    "start_instances",
+    "prepare_workspaces",
+    "create_administrator",
+    "assign_route",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,10 +38,36 @@ def began() -> datetime:
     return datetime.now(UTC) - timedelta(seconds=1)
 
 
-async def spoil_role(stack: Stack, tenant: str, name: str) -> None:
+@contextlib.asynccontextmanager
+async def server_without_databases(stack: Stack, tenant: str) -> AsyncIterator[str]:
+    """Return where the server of a tenant in containers is, as long as provisioning is kept from making databases."""
+
+    async def made() -> str | None:
+        with contextlib.suppress(InstanceError):
+            return await server_of(stack, tenant)
+        return None
+
+    async def answers() -> bool:
+        with contextlib.suppress(*LOST):
+            await (await asyncpg.connect(url)).close()
+            return True
+        return False
+
+    url = await eventually(made)
+    provisioning = stack.children["provisioning"].pid
+    assert provisioning is not None
+    os.kill(provisioning, signal.SIGSTOP)
+    try:
+        await eventually(answers)
+        yield url
+    finally:
+        os.kill(provisioning, signal.SIGCONT)
+
+
+async def spoil_role(server_url: str, tenant: str, name: str) -> None:
     """Have there be a role of the tenant's already with which a step can't be done."""
     own = named("billing", UUID(tenant))
-    server = await asyncpg.connect(stack.server_url)
+    server = await asyncpg.connect(server_url)
     try:
         # Row-level security binds no superuser; and who may not connect can't migrate.
         made = {"create_databases": ("api", "superuser"), "migrate": ("owner", "login connection limit 0")}[name]
@@ -47,9 +83,12 @@ async def ordered_and_stopped_at(
     hold = until_given_up.enter_async_context
     match name:
         case "create_databases" | "migrate":
-            if target == "process":  # else its server is about to start, which takes its time
-                await spoil_role(stack, tenant, name)
+            if target == "process":
+                await spoil_role(stack.server_url, tenant, name)
             deployment = await ordered(platform, tenant, target=target)
+            if target == "container":
+                async with server_without_databases(stack, tenant) as url:
+                    await spoil_role(url, tenant, name)
         case "start_instances":
             await hold(unwritable(stack, "provisioning", "instance"))
             deployment = await ordered(platform, tenant, target=target)
@@ -71,7 +110,8 @@ async def ordered_and_stopped_at(
     return deployment
 
 
-@pytest.mark.parametrize(("target", "name"), CASES, indirect=["target"])
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("target", ["process", "container"], indirect=True)
 async def test_a_step_that_is_given_up_is_undone_with_all_before_it(
     stack: Stack, platform: Api, began: datetime, target: str, name: str
 ) -> None:

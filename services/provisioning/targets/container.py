@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from chassis.settings import Settings
-from services.provisioning.containers import Containers
+from services.provisioning.instances.containers import Containers
 from services.provisioning.settings import deployment_settings
 from services.provisioning.targets.dedicated import Dedicated
 

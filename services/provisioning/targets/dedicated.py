@@ -36,7 +36,7 @@ from services.provisioning.instances import (
     serving,
     together,
 )
-from services.provisioning.supervisor import SUPERVISOR
+from services.provisioning.instances.supervisor import SUPERVISOR
 from services.provisioning.tables import cause_of
 
 _CONNECT_SECONDS = 5.0

@@ -13,7 +13,7 @@ from deploy.roles import ROLES, login
 from deploy.stack.processes import Child, StackError
 from dotmac_contracts.provisioning import DEDICATED
 from services.provisioning.instances import InstanceError, named, passed_on
-from services.provisioning.processes import Processes, forks_of
+from services.provisioning.instances.processes import Processes, forks_of
 from services.provisioning.settings import deployment_settings
 from services.provisioning.targets.dedicated import Dedicated
 

@@ -5,7 +5,7 @@ been under way while it was looked at.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -34,7 +34,7 @@ _RECORDS = """
 select l.tenant_id, l.deployment_id, l.operation, l.status, l.steps @> '[{"status": "stuck"}]' as stuck, a.brought,
     a.under_way, a.leaving
 from (
-    select tenant_id, bool_or(status not in ('succeeded', 'failed')) as under_way,
+    select tenant_id, bool_or(status not in ('succeeded', 'failed') or updated_at >= $3) as under_way,
         bool_or(operation = 'deprovision' and coalesce(failed_step, '') in ('delete_data', 'prove_deletion', 'retire'))
             as leaving,
         (array_agg(operation order by deployment_id desc)
@@ -100,22 +100,25 @@ class Reconciler:
             await self._count()
             self._begun = True
             return False
-        settings, suspected = self._service.settings, set[Suspicion]()
+        settings, suspected, began = self._service.settings, set[Suspicion](), self._service.clock.now()
         try:
             administered = await observe.administered(settings)
             async for page in observe.tenants(settings):
-                suspected |= await self._look_at(page, administered)
+                suspected |= await self._look_at(page, administered, began)
         except observe.Unanswered as error:
             log.info("tenants_not_looked_at", error=str(error))
         self._suspected = suspected
         await self._count()
         return False
 
-    async def _look_at(self, page: list[dict[str, Any]], administered: set[UUID] | None) -> set[Suspicion]:
+    async def _look_at(
+        self, page: list[dict[str, Any]], administered: set[UUID] | None, began: datetime
+    ) -> set[Suspicion]:
         tenants = [UUID(tenant["id"]) for tenant in page]
         # The records first: what they say has long been told when the world is looked at.
         async with self._service.consumer_db.for_tenants(tenants) as tx:
-            known = {row["tenant_id"]: row for row in await tx.fetch(_RECORDS, tenants, list(NEUTRAL))}
+            # Nor is what has ended since: the tenants and their administrators were read before.
+            known = {row["tenant_id"]: row for row in await tx.fetch(_RECORDS, tenants, list(NEUTRAL), began)}
             idle = [item for item in page if not (row := known.get(UUID(item["id"]))) or not row["under_way"]]
             placed = await tx.fetch(_PLACED, [UUID(tenant["id"]) for tenant in idle])
         settings, suspected, confirmed, well = self._service.settings, set(), [], []

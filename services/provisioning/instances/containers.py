@@ -315,9 +315,9 @@ class Containers:
 
     async def _joined(self, docker: Docker, tenant_id: UUID) -> Collection[str]:
         """Return the names of the networks that the database is in."""
-        labels = {**self._labels(tenant_id), _PART: DATABASE}
-        found = await docker.containers.list(all=True, filters=_filters(labels))
-        return {name for container in found for name in container._container["NetworkSettings"]["Networks"]}
+        database = await self._database(docker, tenant_id)
+        networks: Mapping[str, Any] = database["NetworkSettings"]["Networks"] if database else {}
+        return networks.keys()
 
     async def _remove_networks(self, docker: Docker, tenant_id: UUID) -> None:
         """Remove those of a tenant's networks whose instance is no more; one may be left of a stop that was cut off."""
@@ -348,12 +348,18 @@ class Containers:
         return False
 
     async def _database_place(self, docker: Docker, tenant_id: UUID) -> str:
-        labels = {**self._labels(tenant_id), _PART: DATABASE}
-        for container in await docker.containers.list(filters=_filters(labels)):
-            host, port = self._place(container._container, _DATABASE_PORT)
+        database = await self._database(docker, tenant_id)
+        if database and database["State"] == "running":
+            host, port = self._place(database, _DATABASE_PORT)
             if host and port:
                 return f"{host}:{port}"
         raise InstanceError("its database server does not run")
+
+    async def _database(self, docker: Docker, tenant_id: UUID) -> Mapping[str, Any] | None:
+        """Return what the engine says of the container that a tenant's database is in."""
+        labels = {**self._labels(tenant_id), _PART: DATABASE}
+        found: list[Any] = await docker.containers.list(all=True, filters=_filters(labels))
+        return found[0]._container if found else None
 
     async def _set_passwords(self, docker: Docker, tenant_id: UUID, services: Collection[str]) -> None:
         """Wait until the database server answers, and set the passwords of these services' roles."""
