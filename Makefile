@@ -56,13 +56,13 @@ test: .venv/.installed ## Run every test, on real PostgreSQL and Kafka
 	@$(BIN)/python -m pytest
 
 test-chaos: .venv/.installed ## Crash and cut off everything under load (ROUNDS=24 SEED=n BEHIND=100000 OUTAGE=60)
-	@ROUNDS=$(ROUNDS) SEED=$(SEED) BEHIND=$(BEHIND) OUTAGE=$(OUTAGE) $(BIN)/python -m pytest tests/chaos
+	@ROUNDS=$(ROUNDS) SEED=$(or $(SEED),$(shell shuf -i 1-999999999 -n 1)) BEHIND=$(BEHIND) OUTAGE=$(OUTAGE) $(BIN)/python -m pytest tests/chaos
 
 test-containers: .venv/.installed image ## Run the tests of what servers and tenants do in containers
 	@# To all others it makes no difference whose servers they are, nor to what runs in processes: `make test` has them.
 	@STACK_SERVERS=testcontainers $(BIN)/python -m pytest -k "not process and not pooled" \
-		$(foreach what,messaging targets target_crashes target_failures,tests/integration/test_$(what).py) tests/containers \
-		"tests/integration/test_moves.py::test_a_tenant_moves_while_its_users_write[container]"
+		$(foreach what,messaging targets target_crashes target_failures releases,tests/integration/test_$(what).py) tests/containers \
+		$(foreach what,while_its_users_write in_spite_of_crashes,"tests/integration/test_moves.py::test_a_tenant_moves_$(what)[container]")
 
 fuzz: .venv/.installed ## Send 20,000 made-up requests to every operation (REQUESTS=n SEED=n)
 	@$(BIN)/python -m tests.fuzz --requests $(REQUESTS) $(if $(SEED),--seed $(SEED))

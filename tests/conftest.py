@@ -171,7 +171,11 @@ async def deploy(public: Api, platform: Api, target: str = "pooled", **changes: 
         answer = await platform.send("GET", f"{API}/deployments/{accepted['deployment_id']}")
         return answer if answer.expect(200)["status"] in ("succeeded", "failed") else None
 
+    async def known() -> bool:  # to the tenant service: what follows depends on it
+        return bool((await platform.send("GET", f"{API}/tenants/{tenant['id']}")).expect(200)["status"] != "deploying")
+
     deployment = (await eventually(ended, seconds=180)).body  # a tenant's own instances start in seconds at best
+    await eventually(known)
     invitation = (await platform.send("POST", f"{API}/tenants/{tenant['id']}/invitations")).expect(201)
     body = {"token": invitation["token"], "password": PASSWORD}
     (await public.send("POST", f"{API}/auth/invitations/accept", body)).expect(204)

@@ -29,7 +29,7 @@ POSTGRES_IMAGE = os.environ.get("POSTGRES_IMAGE") or "docker.io/library/postgres
 KAFKA_IMAGE = os.environ.get("KAFKA_IMAGE") or "docker.io/apache/kafka:4.1.0"
 IMAGE = os.environ.get("DOTMAC_IMAGE") or "localhost/dotmac-platform:dev"
 """The platform's, which tenants' own containers run."""
-_KAFKA_SECONDS = 60
+_KAFKA_SECONDS = 120
 
 
 class Servers(NamedTuple):

@@ -81,7 +81,7 @@ async def fits(stack: Stack, since: datetime, wanted: list[Orphan]) -> None:
         return found == wanted
 
     try:
-        await eventually(so, seconds=20)
+        await eventually(so)
     except AssertionError:
         raise AssertionError(f"the checker found {found}") from None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deploy.stack.broker import Broker
 from deploy.stack.folder import Folder
-from deploy.stack.processes import Child, Say, StackError, free_port
+from deploy.stack.processes import STACK_PORTS, Child, Say, StackError, free_port
 
 _POM = Path(__file__).with_name("kafka-pom.xml")
 _OLDEST_JAVA = 17
@@ -93,7 +93,7 @@ class Kafka(Broker):
         self._home.mkdir(exist_ok=True)
         data, config, log4j = (self._home / name for name in ("data", "server.properties", "log4j2.yaml"))
         config.touch(mode=0o600)
-        config.write_text(self.properties(free_port({self._port}), data))
+        config.write_text(self.properties(free_port(among=STACK_PORTS), data))
         log4j.write_text(_LOG4J)
         command = ["java", *_JVM, f"-Dlog4j2.configurationFile={log4j}"]
         # Loading its classes takes most of a JVM's start. The first broker of this machine writes them down when it

@@ -17,7 +17,9 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 # Below the ports that the kernel gives to outgoing connections: one of those could take a port of ours between the
 # moment it is chosen and the moment its server listens.
-_FREE_PORTS = range(20_000, 32_000)
+_FREE_PORTS = range(20_000, 31_000)
+STACK_PORTS = range(31_000, 32_000)
+"""A stack's alone: what it chooses beside the ports of its services, on which nothing may listen for long."""
 _FIRST_BACKOFF_SECONDS = 0.5
 _LONGEST_BACKOFF_SECONDS = 10.0
 _STABLE_SECONDS = 10.0
@@ -43,13 +45,13 @@ def is_free(port: int) -> bool:
         return True
 
 
-def free_port(taken: Collection[int] = ()) -> int:
+def free_port(taken: Collection[int] = (), among: range = _FREE_PORTS) -> int:
     """Return a TCP port of the loopback address that nobody uses now and that is not in `taken`."""
     for _ in range(1000):
-        port = random.choice(_FREE_PORTS)
+        port = random.choice(among)
         if port not in taken and is_free(port):
             return port
-    raise StackError(f"no port between {_FREE_PORTS.start} and {_FREE_PORTS.stop} is free")
+    raise StackError(f"no port between {among.start} and {among.stop} is free")
 
 
 def own_address() -> str:

@@ -23,7 +23,7 @@ from deploy.stack.folder import Folder, running
 from deploy.stack.forking import ForkServer
 from deploy.stack.kafka import Kafka, Unavailable
 from deploy.stack.postgres import Postgres
-from deploy.stack.processes import Child, Say, StackError, free_port, is_free, rotate
+from deploy.stack.processes import STACK_PORTS, Child, Say, StackError, free_port, is_free, rotate
 from deploy.stack.tansu import Tansu
 
 ADMINISTRATOR = "admin@dotmac.example"
@@ -415,7 +415,7 @@ The platform is ready.
             self.ports["kafka_for_containers"] = free_port(self.ports.values())
         if self.replaceable:
             for name in SERVICES:
-                self._standby[name] = free_port([*self.ports.values(), *self._standby.values()])
+                self._standby[name] = free_port(self._standby.values(), STACK_PORTS)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,8 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Draft7Validator:
     if npm is None:
         pytest.skip("npm is not installed, and AsyncAPI's own JSON Schema is an npm package")
     folder = tmp_path_factory.mktemp("asyncapi")
-    subprocess.run([npm, "pack", PACKAGE, "--silent"], cwd=folder, check=True, timeout=120, stdout=subprocess.DEVNULL)
+    command = [npm, "pack", PACKAGE, "--silent", "--prefer-offline", "--fetch-retries=5"]
+    subprocess.run(command, cwd=folder, check=True, timeout=240, stdout=subprocess.DEVNULL)
     (packed,) = folder.glob("*.tgz")
     content = packed.read_bytes()
     assert base64.b64encode(hashlib.sha512(content).digest()).decode() == SHA512

@@ -165,25 +165,28 @@ async def history(stack: Stack) -> History:
     events: dict[str, tuple[str, str, str, int]] = {}
     handled: dict[str, set[str]] = defaultdict(set)
     letters = 0
+    # Effects before their causes, as more of both come meanwhile.
+    accounts = dict(
+        # The platform's own are of tenants, not of customers.
+        await ask(
+            stack,
+            "billing",
+            f"select customer_id::text, status from billing_account where tenant_id <> '{PLATFORM_TENANT}'",
+        )
+    )
+    for service in SERVICES:
+        for row in await ask(stack, service, "select consumer, event_id::text from inbox"):
+            handled[row["consumer"]].add(row["event_id"])
     for service in SERVICES:
         columns = "event_id::text, topic, key, headers"
         for row in await ask(stack, service, f"select {columns} from journal union all select {columns} from outbox"):
             headers = json.loads(row["headers"])
             said = (row["topic"], row["key"], headers["ce_type"], int(headers["ce_aggregateversion"]))
             assert events.setdefault(row["event_id"], said) == said
-        for row in await ask(stack, service, "select consumer, event_id::text from inbox"):
-            handled[row["consumer"]].add(row["event_id"])
         letters += (await ask(stack, service, "select count(*) from dead_letter where resolved_at is null"))[0][0]
     return History(
         dict(await ask(stack, "customer", "select customer_id::text, status from customer")),
-        # The platform's own are of tenants, not of customers.
-        dict(
-            await ask(
-                stack,
-                "billing",
-                f"select customer_id::text, status from billing_account where tenant_id <> '{PLATFORM_TENANT}'",
-            )
-        ),
+        accounts,
         events,
         handled,
         letters,

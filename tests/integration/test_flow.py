@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import asyncpg
@@ -15,6 +16,7 @@ from deploy.stack.stack import Stack
 from dotmac_contracts.envelope import decode
 from tests.api import Api, eventually
 from tests.conftest import Tenant, registration
+from tests.deployments import past_security
 
 V1 = "/api/v1"
 
@@ -297,16 +299,21 @@ async def test_a_slow_upload_holds_no_connection_and_one_that_breaks_off_leaves_
         items = (await tenant.api.send("GET", f"{V1}/customers/imports", params={"limit": "200"})).expect(200)["items"]
         return next((item for item in items if item["status"] == "uploading"), None)
 
-    await eventually(staged)
-    server = await asyncpg.connect(stack.database_url("customer", "owner"))
-    try:
-        open_ones = await server.fetchval(
-            "select count(*) from pg_stat_activity where datname = 'dotmac_customer' and xact_start is not null"
-            " and pid <> pg_backend_pid() and usename = 'customer_api'"
-        )
-        assert open_ones == 0
-    finally:
-        await server.close()
+    job = UUID((await eventually(staged))["id"])
+    async with past_security(stack, "customer") as database:
+
+        async def a_chunk() -> bool:
+            return bool(await database.fetchval("select exists (select from import_chunk where import_id = $1)", job))
+
+        async def none_open() -> bool:  # others' are short
+            count = await database.fetchval(
+                "select count(*) from pg_stat_activity where datname = 'dotmac_customer' and xact_start is not null"
+                " and usename = 'customer_api'"
+            )
+            return bool(count == 0)
+
+        await eventually(a_chunk)
+        await eventually(none_open)
     go_on.set()
     with pytest.raises((aiohttp.ClientError, ConnectionError)):
         await uploading

@@ -40,6 +40,12 @@ async def redis_server(folder: Path, port: int) -> AsyncIterator[str]:
         await process.wait()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take Redis for away when it is, and not while this machine does something else."""
+    monkeypatch.setattr("gateway.limits._REDIS_SECONDS", 10.0)
+
+
 @pytest.fixture
 async def redis(tmp_path: Path) -> AsyncIterator[str]:
     async with redis_server(tmp_path, free_port()) as url:

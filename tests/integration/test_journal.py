@@ -118,9 +118,9 @@ async def test_events_come_again_with_their_ids_and_in_order_and_have_no_effect(
         path = f"{V1}/customers/{customer['id']}"
         (await tenant.api.send("PATCH", path, {"name": "Renamed"}, headers=headers)).expect(200)
     await accounts(tenant.api, 200)
+    await all_handled(stack.kafka)
     await published(stack)
     first = await read(customers, tenant, 220)
-    await all_handled(stack.kafka)
     before = await rows(stack)
 
     for service in SERVICES:
@@ -169,6 +169,7 @@ async def test_what_is_new_meanwhile_follows_what_is_repeated(
     tenant = await deploy(public, platform)
     await imported(tenant.api, "external_reference,name\n" + "".join(f"N-{n},Customer {n}\n" for n in range(3000)))
     await accounts(tenant.api, 3000)
+    await all_handled(stack.kafka)  # by the customer service as well, which tells snapshots then
     await published(stack)
     await read(customers, tenant, 3000)
     listed = (await tenant.api.send("GET", f"{V1}/customers", params={"limit": "50"})).expect(200)["items"]

@@ -43,11 +43,16 @@ from dotmac_contracts.money import Money
 from tests.api import Api, eventually
 from tests.collector import Collector, Span, tree
 from tests.conftest import Tenant, deploy, registration
+from tests.integration.test_journal import published
+from tests.subscriptions import all_handled
 
 V1 = "/api/v1"
 OBSERVABILITY = Path(__file__).resolve().parents[2] / "deploy" / "observability"
 MAPPING = OBSERVABILITY.parents[1] / "examples" / "telco-subscribers.mapping.yaml"
-PERIOD = datetime.now(UTC).strftime("%Y-%m")
+
+
+def this_month() -> str:
+    return datetime.now(UTC).strftime("%Y-%m")
 
 
 def _step(span: Span) -> str:
@@ -184,7 +189,7 @@ async def test_an_import_and_a_billing_run_go_on_in_the_trace_of_their_request(
 
     await eventually(subscribed)
     run = Traced(collector)
-    (await tenant.api.send("POST", f"{V1}/billing-runs", {"period": PERIOD}, headers=run.headers)).expect(202)
+    (await tenant.api.send("POST", f"{V1}/billing-runs", {"period": this_month()}, headers=run.headers)).expect(202)
     spans = await run.until("bill a chunk", "send billing.invoice.v1")
     assert tree(spans)[:2] == ["dotmac-gateway: POST billing", "  dotmac-billing: POST /api/v1/billing-runs"]
 
@@ -305,7 +310,7 @@ async def a_month(tenant: Tenant) -> dict[str, Any]:
     plan = (await tenant.api.send("GET", f"{V1}/plans")).expect(200)["items"][0]
     order = {"customer_id": customer_id, "plan_code": plan["code"]}
     (await tenant.api.send("POST", f"{V1}/subscriptions/bulk", {"items": [order]})).expect(200)
-    run = (await tenant.api.send("POST", f"{V1}/billing-runs", {"period": PERIOD})).expect(202)
+    run = (await tenant.api.send("POST", f"{V1}/billing-runs", {"period": this_month()})).expect(202)
 
     async def billed() -> bool:
         state = (await tenant.api.send("GET", f"{V1}/billing-runs/{run['id']}")).expect(200)
@@ -364,6 +369,8 @@ async def test_lag_counts_events_that_were_read_and_wait_for_the_database(stack:
     async def lag() -> float:
         return await sample(stack, "billing", "dotmac_consumer_lag", **labels)
 
+    await published(stack)
+    await all_handled(stack.kafka)  # else what others wrote waits as well
     owner = await asyncpg.connect(stack.database_url("billing", "owner"))
     try:
         async with owner.transaction():
@@ -563,8 +570,12 @@ async def test_prometheus_has_an_answer_to_every_question_of_dashboards_and_aler
                 assert await prometheus.query(selector) != [], (alert, selector)
         firing[alert] = await prometheus.query(expression)
     assert ({"consumer": "billing-customers"}, open_before + 1) in firing["DeadLetters"]
-    for alert in ("ProcessDown", "DatabaseDown", "BrokerDown", "PartNotWell", "RelayWithoutLeader", "DeploymentFailed"):
-        assert firing[alert] == [], alert
+    quiet = ("ProcessDown", "DatabaseDown", "BrokerDown", "PartNotWell", "RelayWithoutLeader", "DeploymentFailed")
+
+    async def all_well() -> bool:  # for a moment is enough, as each has to be so for minutes before it is told
+        return not any([await prometheus.query(alerts()[alert]) for alert in quiet])
+
+    await eventually(all_well)
     rules = [rule for group in (await prometheus.ask("/api/v1/rules"))["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in rules} == alerts().keys()
     assert [rule for rule in rules if rule["health"] == "err"] == []
@@ -587,11 +598,11 @@ async def test_a_demo_knows_where_its_time_went(stack: Stack, tmp_path: Path) ->
     generate(file, 200)
     mapping = read_mapping(MAPPING)
     meter = Meter.of_stack(stack.folder)
-    quiet = Console(quiet=True)
+    quiet, month = Console(quiet=True), this_month()
     await Demo(stack.gateway_url, stack.kafka, stack.administrator, file, mapping, quiet, meter).run()
     meter.save(stack.folder)
     steps = {step.name: step for step in saved(stack.folder)}
-    imported, billed = steps["import the customers"], steps[f"run billing for {PERIOD}"]
+    imported, billed = steps["import the customers"], steps[f"run billing for {month}"]
     assert imported.requests >= 2
     assert 0 < imported.busy["http"] <= imported.busy["gateway"]
     assert imported.busy["worker"] > 0

@@ -163,7 +163,12 @@ async def test_events_are_delivered_in_order_one_at_a_time_and_only_those_that_a
     feed = await everything(isp.api, lambda it: {*hook.ids()} <= {*it.ids()}, type=CREATED)
     assert feed.ids()[-150:] == hook.ids()
     assert feed.events[-150:] == hook.events
-    done = await deliveries(isp.api, hook, status="succeeded")
+
+    async def kept() -> list[dict[str, Any]] | None:  # what was answered is noted after that
+        found = await deliveries(isp.api, hook, status="succeeded")
+        return found if len(found) == 150 else None
+
+    done = await eventually(kept)
     assert [item["event_id"] for item in done] == hook.ids()
     detail = (await isp.api.send("GET", f"{DELIVERIES}/{done[0]['id']}")).expect(200)
     assert detail["event"] == hook.events[0]
@@ -227,7 +232,7 @@ async def test_a_slow_one_holds_up_nobody_else(isp: Tenant, hook: Receiver) -> N
         slow.behaviour = never
         customers = await created(isp.api, 20, "Slow")
         await told(hook, customers)
-        assert slow.most_at_once <= 1
+        assert len({*slow.attempts}) <= 1  # what is behind the first one waits
         slow.behaviour = accepting
         await told(slow, customers)
         (await isp.api.send("DELETE", f"{ENDPOINTS}/{endpoint['id']}")).expect(204)
@@ -365,27 +370,22 @@ async def test_one_event_that_is_never_taken_is_given_up_and_the_next_one_goes_o
     try:
         await connection.execute(f"set app.tenant_ids = '{isp.id}'")
 
-        async def tried() -> bool:
-            # As if it had been tried for three days.
-            moved = await connection.execute(
+        async def given_up() -> bool:
+            # As if it had been tried for three days; again and again, as an attempt under way notes what it began with.
+            await connection.execute(
                 "update webhook_delivery set first_attempt_at = now() - interval '3 days'"
                 " where status = 'pending' and attempts > 0 and event_id = $1",
                 UUID(hook.attempts[0]) if hook.attempts else uuid4(),
             )
-            return moved == "UPDATE 1"
+            found = [item["status"] for item in await deliveries(isp.api, hook)]
+            return found == ["failed", "succeeded", "succeeded"]
 
-        await eventually(tried)
+        await eventually(given_up)
     finally:
         await connection.close()
-
-    async def the_others() -> bool:
-        return len(hook.events) == 2
-
-    await eventually(the_others)
     assert hook.attempts[0] not in hook.ids()
     await in_feed_order(isp.api, hook)
-    failed, *rest = await deliveries(isp.api, hook)
-    assert (failed["status"], {item["status"] for item in rest}) == ("failed", {"succeeded"})
+    failed, *_ = await deliveries(isp.api, hook)
     assert (await endpoint_of(isp.api, hook))["enabled"]
     # Once it can be taken it can be sent again, with its id.
     hook.behaviour = accepting

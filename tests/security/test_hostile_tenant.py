@@ -20,11 +20,12 @@ from tests.conftest import PASSWORD, Tenant, sign_in
 from tests.deployments import past_security, tables_of_tenants
 from tests.feed import Reader, connected
 from tests.integration.test_audit import LOG, published
-from tests.integration.test_flow import accounts, billed, imported
+from tests.integration.test_flow import accounts_of, billed, imported
 from tests.integration.test_sign_up import signed_up
 from tests.integration.test_webhooks import registered
 from tests.receiver import receiver
 from tests.security.test_api03_broken_object_property_level_authorization import document, objects
+from tests.subscriptions import all_handled
 
 V1 = "/api/v1"
 _VARYING = {"date", "x-request-id", "traceparent", "x-response-time", "x-ratelimit-remaining", "ratelimit"}
@@ -76,7 +77,7 @@ async def victim(stack: Stack, public: Api, platform: Api, isp: Tenant) -> Async
         # A line that is accepted, and one that is not.
         job = await imported(api, f"name,email\n{secret},{mark}2@t.example\n{secret},not-an-address\n")
         plan = await made("/plans", {"code": mark.upper(), "name": secret, "price": {**_MONEY, "amount_minor": 1000}})
-        await accounts(api, 2)
+        await accounts_of(api, mark)
         order = {"customer_id": customer["id"], "plan_code": plan["code"]}
         subscription = await made("/subscriptions", order)
         run = await billed(api, subscription["started_on"][:7])
@@ -102,6 +103,7 @@ async def victim(stack: Stack, public: Api, platform: Api, isp: Tenant) -> Async
             return known >= await published(stack, isp.id, SERVICES)
 
         await eventually(audited)
+        await all_handled(stack.kafka)
         event = (await api.send("GET", LOG, params={"resource_id": customer["id"]})).expect(200)["items"][0]["id"]
         yield Victim(
             isp,
@@ -343,7 +345,9 @@ async def test_a_body_that_names_what_is_anothers_is_refused_as_one_that_names_n
     public: Api, victim: Victim, other: Tenant
 ) -> None:
     api, tried = await document(public), bodies(victim)
-    own = (await other.api.send("POST", f"{V1}/customers", {"name": "Own"})).expect(201)
+    mine = {"name": "Own", "external_reference": f"own-{uuid4().hex}"}
+    own = (await other.api.send("POST", f"{V1}/customers", mine)).expect(201)
+    await accounts_of(other.api, mine["external_reference"])
     for method, template, stated in await operations(public):
         if method == "POST" and template == f"{V1}/auth/token":
             continue  # `client_id` of who signs in: test_nothing_tells_whether_a_name_or_a_password_was_wrong

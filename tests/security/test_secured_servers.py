@@ -39,7 +39,7 @@ from tests.security.secured import ADMINISTRATOR, Authority, SecuredKafka, Secur
 V1 = "/api/v1"
 ADMIN = ("admin@secured.example", "a password for the secured one")
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)  # the platform is started within it
 
 
 @dataclass

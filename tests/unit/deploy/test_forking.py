@@ -24,7 +24,7 @@ with open(os.environ["TELL"], "w") as tell:
         "open": sorted(os.path.basename(os.path.realpath(f"/proc/self/fd/{fd}")) for fd in range(100)
                        if os.path.exists(f"/proc/self/fd/{fd}")),
     }, tell)
-print("said")
+print("said", flush=True)
 if sys.argv[1:] == ["stay"]:
     signal.pause()
 sys.exit(7)
@@ -56,9 +56,9 @@ def child(forks: ForkServer, folder: Path, *arguments: str) -> Child:
     )
 
 
-async def told(folder: Path) -> dict[str, Any]:
+async def told(folder: Path, times: int = 1) -> dict[str, Any]:
     async def there() -> bool:
-        return "said" in (folder / "program.log").read_text()
+        return (folder / "program.log").read_text().count("said") == times
 
     await eventually(there)
     found: dict[str, Any] = json.loads((folder / "told").read_text())
@@ -87,7 +87,7 @@ async def test_a_fork_is_the_module_with_its_own_environment_and_ends_with_its_o
 async def test_forks_share_one_server_and_are_stopped_and_killed_alone(forks: ForkServer, folder: Path) -> None:
     one, another = child(forks, folder, "stay"), child(forks, folder, "stay")
     await asyncio.gather(one.start(), another.start())
-    await told(folder)
+    await told(folder, times=2)
     parents = {_parent(one.pid), _parent(another.pid)}
     assert len(parents) == 1 and parents != {os.getpid()}
     one.kill()
