@@ -89,13 +89,14 @@ async def past_security(
 async def placed(stack: Stack, service: str, tenant: str, target: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
     """Connect to the database where a tenant's rows are, as its server's administrator."""
     name = service if target == "pooled" else f"{service}_{UUID(tenant).hex}"
-    server = await server_of(stack, tenant) if target == "container" else None
-    async with past_security(stack, name, server) as database:
+    async with past_security(stack, name, await server_of(stack, tenant, target)) as database:
         yield database
 
 
-async def server_of(stack: Stack, tenant: str) -> str:
-    """Return where the database server of a tenant in containers is; InstanceError before it runs."""
+async def server_of(stack: Stack, tenant: str, target: str) -> str:
+    """Return where the server of a tenant's rows is; InstanceError if it is its own and does not run yet."""
+    if target != "container":
+        return stack.server_url
     secrets_ = {"secret_key": stack._secrets["SECRET_KEY"]}
     deployments = {"DOTMAC_IMAGE": servers.IMAGE, "installation": stack.installation}
     containers = Containers(Settings.model_validate(secrets_), DeploymentSettings.model_validate(deployments))

@@ -7,18 +7,14 @@ from uuid import UUID
 
 import pytest
 
-from chassis.clock import SystemClock
 from chassis.ids import new_id
-from chassis.persistence.database import Database
-from chassis.security.tokens import TokenVerifier
-from chassis.security.vault import Vault
 from chassis.service import Service
-from chassis.settings import Settings
 from deploy.stack.stack import Stack
 from services.billing.use_cases import run_billing
 from services.billing.use_cases.run_billing import BillingRuns
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
+from tests.in_process import service_in_process
 
 V1 = "/api/v1"
 CUSTOMERS = 7
@@ -49,14 +45,10 @@ async def subscribed(public: Api, platform: Api) -> Tenant:
 async def service(stack: Stack, subscribed: Tenant) -> AsyncIterator[Service]:
     """The billing service's parts in this process, while its own process is away."""
     await stack.children["billing"].stop()
-    database = Database(stack.database_url("billing", "consumer"))
-    await database.connect()
-    settings = Settings.model_construct()
-    vault = Vault(settings.secret_key.get_secret_value())
     try:
-        yield Service("billing", settings, database, database, SystemClock(), TokenVerifier(""), vault)
+        async with service_in_process(stack, "billing") as parts:
+            yield parts
     finally:
-        await database.close()
         await stack.start_service("billing")
 
 

@@ -10,19 +10,14 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from chassis.clock import SystemClock
-from chassis.persistence.database import Database
-from chassis.security.tokens import TokenVerifier
-from chassis.security.vault import Vault
-from chassis.service import Service
-from chassis.settings import Settings
 from deploy.stack.stack import Stack
 from services.provisioning.domain.drift import Kind
 from services.provisioning.settings import DeploymentSettings
 from services.provisioning.use_cases.reconcile import Reconciler
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
-from tests.deployments import past_security, prepared, settled, status_of, unwritable
+from tests.deployments import past_security, prepared, server_of, settled, status_of, unwritable
+from tests.in_process import service_in_process
 from tests.integration.test_targets import leaves
 from tests.world import fits
 
@@ -210,26 +205,20 @@ async def test_a_service_that_is_away_is_no_drift(stack: Stack, platform: Api) -
 async def test_what_ended_after_it_was_looked_is_not_judged_by_what_was_seen(stack: Stack, platform: Api) -> None:
     tenant = await prepared(stack, platform, "deploy")
     seen = (await platform.send("GET", f"{V1}/tenants/{tenant}")).expect(200)
-    settings = Settings.model_validate({"gateway_url": stack.gateway_url, "jwt_secret_key": stack.jwt_secret_key})
-    database = Database(stack.database_url("provisioning", "consumer"))
-    await database.connect()
-    try:
-        parts = database, database, SystemClock(), TokenVerifier(""), Vault("unused" * 8)
-        reconciler = Reconciler(Service("provisioning", settings, *parts), DeploymentSettings())
+    secret = stack.jwt_secret_key
+    async with service_in_process(stack, "provisioning", gateway_url=stack.gateway_url, jwt_secret_key=secret) as parts:
+        reconciler = Reconciler(parts, DeploymentSettings())
         nobody: set[UUID] = set()  # had an administrator when it was asked
         before = datetime.now(UTC) - timedelta(hours=1)
         assert await reconciler._look_at([seen], nobody, before) == set()
         (suspicion,) = await reconciler._look_at([seen], nobody, datetime.now(UTC))
-    finally:
-        await database.close()
     assert (suspicion.tenant_id, suspicion.kind) == (UUID(tenant), Kind.ADMINISTRATOR_MISSING)
 
 
 @asynccontextmanager
-async def hidden(stack: Stack, database: str) -> AsyncIterator[None]:
+async def hidden(server_url: str, name: str) -> AsyncIterator[None]:
     """Have a database be nowhere to be found, whoever works with it."""
-    name = f"dotmac_{database}"
-    server = await asyncpg.connect(stack.server_url)
+    server = await asyncpg.connect(server_url)
     try:
         await server.execute(f"alter database {name} with allow_connections false")
         await server.execute("select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = $1", name)
@@ -241,14 +230,17 @@ async def hidden(stack: Stack, database: str) -> AsyncIterator[None]:
         await server.close()
 
 
-async def test_a_lost_database_of_a_tenants_own_is_reported(stack: Stack, public: Api, platform: Api) -> None:
-    tenant = (await deploy(public, platform, "process")).id
-    database = f"billing_{UUID(tenant).hex}"
+@pytest.mark.parametrize("target", ["process", "container"], indirect=True)
+async def test_a_lost_database_of_a_tenants_own_is_reported(
+    stack: Stack, public: Api, platform: Api, target: str
+) -> None:
+    tenant = (await deploy(public, platform, target)).id
+    database = f"dotmac_billing_{UUID(tenant).hex}"
     await settled(stack, tenant)
-    async with hidden(stack, database):
+    async with hidden(await server_of(stack, tenant, target), database):
         drift = await found(platform, tenant, "database_missing", resolved=False)
         assert (drift["remedy"], drift["deployment_id"]) == ("report", None)
-        assert drift["detail"] == f"there is no database dotmac_{database}"
+        assert drift["detail"] == f"there is no database {database}"
     await found(platform, tenant, "database_missing", resolved=True)
     assert await repairs(platform, tenant) == []
     await leaves(stack, platform, tenant)

@@ -12,14 +12,10 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from chassis.clock import SystemClock
 from chassis.ids import new_id
 from chassis.messaging.subscription import Received
-from chassis.persistence.database import Database
-from chassis.security.tokens import TokenIssuer, TokenVerifier
-from chassis.security.vault import Vault
+from chassis.security.tokens import TokenIssuer
 from chassis.service import Service
-from chassis.settings import Settings
 from deploy.roles import SERVICES
 from deploy.stack.stack import Stack
 from dotmac_contracts.customer import CustomerTerminated
@@ -30,6 +26,7 @@ from services.integration.use_cases.record_events import record_events
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy, lasting
 from tests.feed import FEED, Reader, connected, everything
+from tests.in_process import service_in_process
 
 V1 = "/api/v1"
 
@@ -247,21 +244,9 @@ async def test_killed_the_service_records_each_event_once(stack: Stack, isp: Ten
 # Beneath
 
 
-@contextlib.asynccontextmanager
-async def integration_service(stack: Stack) -> AsyncIterator[Service]:
-    """The service's parts, as its processes have them, in this one."""
-    url = stack.database_url("integration", "consumer")
-    async with contextlib.AsyncExitStack() as closing:
-        databases = [Database(stack.database_url("integration", "api")), Database(url)]
-        for database in databases:
-            await database.connect()
-            closing.push_async_callback(database.close)
-        yield Service("integration", Settings(), *databases, SystemClock(), TokenVerifier(""), Vault("x" * 32))
-
-
 @pytest.fixture
 async def service(stack: Stack) -> AsyncIterator[Service]:
-    async with integration_service(stack) as parts:
+    async with service_in_process(stack, "integration") as parts:
         yield parts
 
 

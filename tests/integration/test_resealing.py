@@ -7,18 +7,15 @@ from typing import Any
 
 import pytest
 
-from chassis.clock import SystemClock
-from chassis.persistence.database import Database
 from chassis.security.resealing import FORMER, Resealing, Sealed
-from chassis.security.tokens import TokenVerifier
 from chassis.security.vault import Vault
-from chassis.service import Microservice, Service
-from chassis.settings import Settings
+from chassis.service import Microservice
 from deploy.roles import SERVICES
 from deploy.stack.stack import Stack
 from tests.api import Api
 from tests.conftest import Tenant
 from tests.deployments import past_security
+from tests.in_process import service_in_process
 
 V1 = "/api/v1"
 ANY = {"If-Match": "*"}
@@ -32,14 +29,8 @@ def places(service: str) -> list[Sealed]:
 
 @asynccontextmanager
 async def resealing(stack: Stack, service: str, *secrets: str) -> AsyncIterator[Resealing]:
-    database = Database(stack.database_url(service, "consumer"))
-    await database.connect()
-    try:
-        vault = Vault(*secrets)
-        made = Service(service, Settings(), database, database, SystemClock(), TokenVerifier(""), vault)
-        yield Resealing(made, places(service))
-    finally:
-        await database.close()
+    async with service_in_process(stack, service, *secrets) as parts:
+        yield Resealing(parts, places(service))
 
 
 async def through(work: Resealing) -> None:

@@ -2,22 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from chassis.clock import SystemClock
 from chassis.ids import new_id
 from chassis.messaging.subscription import Received
-from chassis.persistence.database import Database
-from chassis.security.tokens import TokenVerifier
 from chassis.security.vault import Vault
-from chassis.service import Service
-from chassis.settings import Settings
 from deploy.roles import SERVICES
 from deploy.stack.stack import Stack
 from dotmac_contracts.envelope import Envelope
@@ -26,6 +19,7 @@ from services.billing.use_cases.keep_settings import keep_settings
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
 from tests.deployments import done, past_security, settled
+from tests.in_process import service_in_process
 from tests.integration.test_audit import entries
 from tests.integration.test_flow import accounts_of, billed, imported
 from tests.integration.test_snapshots import asked
@@ -252,17 +246,6 @@ async def test_the_platforms_own_are_those_of_tenant_zero(platform: Api) -> None
     await known(platform, before)
 
 
-@asynccontextmanager
-async def billing_service(stack: Stack) -> AsyncIterator[Service]:
-    """Billing's part that works on events, in this process."""
-    database = Database(stack.database_url("billing", "consumer"))
-    await database.connect()
-    try:
-        yield Service("billing", Settings(), database, database, SystemClock(), TokenVerifier(""), Vault("unused" * 8))
-    finally:
-        await database.close()
-
-
 @pytest.mark.parametrize("category", ["billing", "branding"])
 async def test_what_is_told_late_or_of_another_category_changes_nothing(
     stack: Stack, isp: Tenant, category: str
@@ -279,6 +262,9 @@ async def test_what_is_told_late_or_of_another_category_changes_nothing(
     )
     version = 0 if category == "billing" else 1000
     envelope = Envelope(new_id(), "/services/test", event.TYPE, now, event.key, event.tenant_id, version)
-    async with billing_service(stack) as service, service.consumer_db.for_tenants([event.tenant_id]) as tx:
+    async with (
+        service_in_process(stack, "billing") as service,
+        service.consumer_db.for_tenants([event.tenant_id]) as tx,
+    ):
         await keep_settings(tx, [Received(envelope, event)])
     await known(isp.api, 33)

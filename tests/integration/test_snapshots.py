@@ -3,8 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -12,14 +11,8 @@ from uuid import UUID
 import asyncpg
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from chassis.clock import SystemClock
 from chassis.ids import new_id
 from chassis.messaging.subscription import Received
-from chassis.persistence.database import Database
-from chassis.security.tokens import TokenVerifier
-from chassis.security.vault import Vault
-from chassis.service import Service
-from chassis.settings import Settings
 from deploy.backup import databases
 from deploy.stack.stack import Stack
 from dotmac_contracts.billing import SubscriptionSnapshot
@@ -38,6 +31,7 @@ from services.customer.consumers import departures, snapshots
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
 from tests.deployments import done, past_security, settled
+from tests.in_process import service_in_process
 from tests.integration.test_deprovision import settle_in
 from tests.integration.test_flow import imported
 from tests.integration.test_journal import published, republish
@@ -199,17 +193,6 @@ async def asked(stack: Stack, service: str, sql: str, tenant: str, *args: Any) -
         await connection.close()
 
 
-@asynccontextmanager
-async def customer_service(stack: Stack) -> AsyncIterator[Service]:
-    """The customer service's part that works on events, in this process."""
-    database = Database(stack.database_url("customer", "consumer"))
-    await database.connect()
-    try:
-        yield Service("customer", Settings(), database, database, SystemClock(), TokenVerifier(""), Vault("unused" * 8))
-    finally:
-        await database.close()
-
-
 def received(event: Event) -> Sequence[Received[Any]]:
     envelope = Envelope(new_id(), "/services/test", event.TYPE, datetime.now(UTC), event.key, event.tenant_id, 1)
     return [Received(envelope, event)]
@@ -240,7 +223,7 @@ async def test_a_snapshot_that_is_late_does_not_come_after_the_tombstone(
     changed = CustomerUpdated.model_validate({**ids, "name": "Ada", "status": "active", "paperless_billing": False})
     leaves = DataDeletionRequested(tenant_id=UUID(isp.id), deployment_id=new_id(), step="delete_data")
     tenants = [UUID(isp.id)]
-    async with customer_service(stack) as service:
+    async with service_in_process(stack, "customer") as service:
         renew = snapshots.SNAPSHOTS.subscription(service).handlers[CustomerUpdated]
         delete = departures.subscription(service).handlers[DataDeletionRequested]
 

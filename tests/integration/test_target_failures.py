@@ -44,7 +44,7 @@ async def server_without_databases(stack: Stack, tenant: str) -> AsyncIterator[s
 
     async def made() -> str | None:
         with contextlib.suppress(InstanceError):
-            return await server_of(stack, tenant)
+            return await server_of(stack, tenant, "container")
         return None
 
     async def answers() -> bool:

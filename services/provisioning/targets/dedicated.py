@@ -4,6 +4,7 @@ The databases and roles are made as the platform's own are. The instances are th
 wanted, and is done when that is so.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -40,6 +41,7 @@ from services.provisioning.instances.supervisor import SUPERVISOR
 from services.provisioning.tables import cause_of
 
 _CONNECT_SECONDS = 5.0
+_SERVERS_AT_ONCE = 20
 _READY_SECONDS = 2.0
 _WANT = """
 insert into instance as i (tenant_id, deployment_id, target, wanted, release) values ($1, $2, $3, true, $4)
@@ -101,18 +103,30 @@ class Dedicated(ABC):
 
     async def lost(self, settings: Settings, tenant_ids: Collection[UUID]) -> dict[UUID, list[str]]:
         """Return which databases of these tenants are not there, of those of whom that can be told now."""
-        servers = defaultdict(list)
-        for tenant_id in tenant_ids:
+        turns = asyncio.Semaphore(_SERVERS_AT_ONCE)
+
+        async def address(tenant_id: UUID) -> str | None:
             with suppress(Refused, InstanceError):
-                servers[await self.server_url(settings, tenant_id)].append(tenant_id)
+                async with turns:
+                    return await self.server_url(settings, tenant_id)
+            return None
+
+        async def there(tenants: Sequence[UUID]) -> set[str] | None:
+            with suppress(*LOST, Refused, InstanceError):
+                async with turns, self.connected(settings, tenants[0]) as connection:
+                    return {row[0] for row in await connection.fetch("select datname from pg_database")}
+            return None
+
+        servers = defaultdict(list)
+        for tenant_id, url in zip(tenant_ids, await asyncio.gather(*map(address, tenant_ids)), strict=True):
+            if url is not None:
+                servers[url].append(tenant_id)
         found: dict[UUID, list[str]] = {}
-        for tenants in servers.values():
-            with suppress(*LOST):
-                async with self.connected(settings, tenants[0]) as connection:
-                    there = {row[0] for row in await connection.fetch("select datname from pg_database")}
+        for tenants, names in zip(servers.values(), await asyncio.gather(*map(there, servers.values())), strict=True):
+            if names is not None:
                 for tenant_id in tenants:
                     its = [f"dotmac_{named(service, tenant_id)}" for service in DEDICATED]
-                    found[tenant_id] = [name for name in its if name not in there]
+                    found[tenant_id] = [name for name in its if name not in names]
         return found
 
     def placement(self, tenant_id: UUID) -> str:
