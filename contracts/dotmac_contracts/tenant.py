@@ -136,6 +136,10 @@ class TenantDeprovisioned(_Transition, topic=topics.TENANT):
     """A tenant has left, and its data is deleted."""
 
 
+GRACE_SECONDS = {"deprovision": 30 * 24 * 3600}
+"""How long an operation waits that is ordered without saying so; the others not at all."""
+
+
 class DeploymentRequested(Event, topic=topics.TENANT_DEPLOYMENT):
     """The platform asks for an operation on a tenant's deployment: by default that it be deployed."""
 

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -143,42 +144,38 @@ def refusal(own: str) -> str | None:
 async def do(service: Service, deployment: Any, command: Command) -> str | None:
     """Do one of the commands that are a move's, as often as it takes; return what is wrong yet, or None."""
     try:
-        before = moved_from(deployment)
+        before, tenant_id = moved_from(deployment), deployment["tenant_id"]
         assert before is not None, "it is a move"
-        here = await _place(service, deployment["tenant_id"], before)
-        there = await _place(service, deployment["tenant_id"], deployment["target"])
+        # Each where it is needed: one that is away keeps from nothing that is done at the other.
+        here, there = (partial(_place, service, tenant_id, target) for target in (before, deployment["target"]))
         match command:
             case Command.RESERVE:
-                async with there.databases() as databases:
-                    await there.hold(databases, deployment["deployment_id"], "requests", arrives=True)
+                await _reserve(await there(), deployment["deployment_id"])
             case Command.GIVE_UP_PLACE:
-                async with there.databases() as databases:
+                async with (await there()).databases() as databases:
                     for connection in databases.values():
-                        await connection.execute("delete from moving where tenant_id = $1", there.tenant_id)
+                        await connection.execute("delete from moving where tenant_id = $1", tenant_id)
             case Command.HOLD:
-                return await _hold(service, deployment, here)
+                return await _hold(service, deployment, await here())
             case Command.RELEASE:
-                await _release(service, deployment, here)
+                await _release(service, deployment, await here())
             case Command.DRAIN:
-                return await _drain(service, deployment["deployment_id"], here, there)
+                return await _drain(service, deployment["deployment_id"], await here(), await there())
             case Command.COPY:
-                async with here.databases() as sources, there.databases() as copies:
-                    for name in DEDICATED:
-                        await _copy(sources[name], copies[name], name, here, there)
+                await _copy_all(await here(), await there())
             case Command.EMPTY:
-                async with there.databases() as databases:
+                async with (await there()).databases() as databases:
                     for connection in databases.values():
                         async with connection.transaction():
-                            await _empty(connection, there.tenant_id)
+                            await _empty(connection, tenant_id)
             case Command.OPEN:
-                await _open(there)
+                await _open(await there())
             case Command.MOVE_JOURNAL:
-                async with here.databases() as sources, there.databases() as copies:
+                async with (await here()).databases() as sources, (await there()).databases() as copies:
                     for name in DEDICATED:
-                        await _move_journal(sources[name], copies[name], here.tenant_id)
+                        await _move_journal(sources[name], copies[name], tenant_id)
             case Command.DELETE_SOURCE:
-                async with here.databases() as databases:
-                    await _delete(databases, here)
+                await _delete(await here())
             case _:
                 raise AssertionError(f"no move has {command}")
     except (Refused, InstanceError, BrokerError, Differs, asyncpg.PostgresError) as error:
@@ -214,8 +211,26 @@ async def _place(service: Service, tenant_id: UUID, target: str) -> Place:
     )
 
 
+async def _reserve(there: Place, deployment_id: UUID) -> None:
+    async with there.databases() as databases:
+        await there.hold(databases, deployment_id, "requests", arrives=True)
+
+
+async def _copy_all(here: Place, there: Place) -> None:
+    async with here.databases() as sources, there.databases() as copies:
+        for name in DEDICATED:
+            await _copy(sources[name], copies[name], name, here, there)
+
+
 async def _hold(service: Service, deployment: Any, here: Place) -> str | None:
-    """Have the gateway keep the tenant's requests back, and the databases refuse those that come another way."""
+    """Have the gateway keep the tenant's requests back, and the databases refuse those that come another way.
+
+    Not before those who take what its place tells have caught up: nobody waits for what others have told.
+    """
+    async with service.consumer_db.for_tenants([here.tenant_id]) as tx:
+        held = await tx.fetchval("select on_hold from instance where tenant_id = $1", here.tenant_id)
+    if not held and (found := await _behind(service, here)):
+        return found
     await rerouted(service, deployment, "on_hold = true where tenant_id = $1 and not on_hold")
     if wrong := await access.verify_held(service.settings, here.tenant_id):
         return wrong
@@ -237,27 +252,30 @@ async def _let_go(databases: Mapping[str, Connection], tenant_id: UUID) -> None:
         await connection.execute("update moving set held = 'nothing' where tenant_id = $1", tenant_id)
 
 
+async def _behind(service: Service, here: Place) -> str | None:
+    """Return who has not taken what the tenant's place told until now, if anybody."""
+    security, servers = client_security(service.settings), service.settings.kafka_bootstrap_servers
+    behind = await groups_behind(servers, here.reads_in, _PATIENCE_SECONDS, security=security)
+    return f"not all was taken yet by {', '.join(behind)}" if behind else None
+
+
 async def _drain(service: Service, deployment_id: UUID, here: Place, there: Place) -> str | None:
     """Wait until all that the tenant's place told is taken; then nobody changes anything of the tenant any more."""
 
-    async def wrong(sources: Mapping[str, Connection], seconds: float) -> str | None:
+    async def wrong(sources: Mapping[str, Connection]) -> str | None:
         for name, connection in sources.items():
             if await connection.fetchval("select exists (select from outbox where tenant_id = $1)", here.tenant_id):
                 return f"{name} has events to publish still"
-        security = client_security(service.settings)
-        behind = await groups_behind(
-            service.settings.kafka_bootstrap_servers, here.reads_in, seconds, security=security
-        )
-        return f"not all was taken yet by {', '.join(behind)}" if behind else None
+        return await _behind(service, here)
 
     async with here.databases() as sources, there.databases() as copies:
-        if found := await wrong(sources, _PATIENCE_SECONDS):
+        if found := await wrong(sources):
             return found
         await there.hold(copies, deployment_id, "everything", arrives=True)
         await here.hold(sources, deployment_id, "everything", arrives=False)
         # What consumers and workers did until now may have told something.
         found = None if await here.ended(sources) else "transactions are under way still"
-        found = found or await wrong(sources, _PATIENCE_SECONDS)
+        found = found or await wrong(sources)
         if found:
             await here.hold(sources, deployment_id, "requests", arrives=False)
         elif not await there.ended(copies):
@@ -391,17 +409,22 @@ async def _move_journal(source: Connection, copy: Connection, tenant_id: UUID) -
         await source.execute("delete from journal where tenant_id = $1 and event_id = any($2::uuid[])", tenant_id, ids)
 
 
-async def _delete(databases: Mapping[str, Connection], here: Place) -> None:
+async def _delete(here: Place) -> None:
     """Delete what was copied, and tell nobody: the tenant did not leave. Then nothing is held there."""
-    for connection in databases.values():
-        async with connection.transaction():
-            await _delete_letters(connection, [row["id"] for row in await _letters(connection, here)])
-            await _empty(connection, here.tenant_id)
-            for table in await _tables(connection):
-                left = await connection.fetchval(f'select count(*) from "{table}" where tenant_id = $1', here.tenant_id)
-                if left:
-                    raise Differs(f"{table} has {left} rows left")
-            await connection.execute("delete from moving where tenant_id = $1", here.tenant_id)
+    async with here.databases() as databases:
+        for connection in databases.values():
+            async with connection.transaction():
+                await _delete_from(connection, here)
+
+
+async def _delete_from(connection: Connection, here: Place) -> None:
+    await _delete_letters(connection, [row["id"] for row in await _letters(connection, here)])
+    await _empty(connection, here.tenant_id)
+    for table in await _tables(connection):
+        left = await connection.fetchval(f'select count(*) from "{table}" where tenant_id = $1', here.tenant_id)
+        if left:
+            raise Differs(f"{table} has {left} rows left")
+    await connection.execute("delete from moving where tenant_id = $1", here.tenant_id)
 
 
 def _columns(rows: Sequence[Sequence[Any]], number: int) -> list[list[Any]]:

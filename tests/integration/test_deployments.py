@@ -6,16 +6,20 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from chassis.ids import PLATFORM_TENANT
+from chassis.security.tokens import TokenIssuer
 from deploy.stack.stack import Stack
+from dotmac_contracts.tenant import GRACE_SECONDS
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy, registration
-from tests.deployments import done, ended, ordered, settled
+from tests.deployments import done, ended, ordered, past_security, settled, unwritable
 from tests.feed import Reader
+from tests.integration.test_operation_failures import at
 
 V1 = "/api/v1"
 
@@ -232,6 +236,55 @@ async def test_one_that_a_later_one_followed_is_not_tried_again(stack: Stack, pu
     answer.problem(409, "wrong-state")
 
 
+async def test_one_that_is_tried_again_gives_way_to_what_is_ordered_meanwhile(
+    stack: Stack, public: Api, platform: Api
+) -> None:
+    isp, first_in_line = await deploy(public, platform), await registered(platform)
+    await settled(stack, isp.id)
+    again = await ordered(platform, isp.id, operation="suspend", grace_seconds=60)
+    assert (await platform.send("GET", f"{V1}/deployments/{again}")).expect(200)["status"] == "waiting"
+    (await platform.send("POST", f"{V1}/deployments/{again}/cancel")).expect(200)
+    await settled(stack, isp.id)
+    async with provisioning(stack, DEPLOYMENT_AT_ONCE="1"):
+        pass
+    try:
+        async with unwritable(stack, "tenant", "app_user"):
+            at_work = await ordered(platform, first_in_line)
+            await at(platform, at_work, "create_administrator")
+            (await platform.send("POST", f"{V1}/deployments/{again}/retry")).expect(200)
+            # The tenant service knows nothing of it before it is its turn.
+            later = await ordered(platform, isp.id, operation="maintain")
+            assert (await platform.send("GET", f"{V1}/deployments/{later}")).expect(200)["status"] == "queued"
+        found = await ended(platform, again)
+        assert (found["status"], found["reason"]) == (
+            "failed",
+            f"the deployment {later} was ordered after it, or at work then",
+        )
+        assert (await ended(platform, later))["status"] == "succeeded"
+        await settled(stack, isp.id)
+        assert (await platform.send("GET", f"{V1}/tenants/{isp.id}")).expect(200)["status"] == "maintenance"
+        assert (await ended(platform, at_work))["status"] == "succeeded"
+    finally:
+        await restored(stack)
+
+
+async def test_what_follows_from_a_cancellation_is_of_who_cancelled(stack: Stack, public: Api, platform: Api) -> None:
+    isp, somebody = await deploy(public, platform), str(uuid4())
+    await settled(stack, isp.id)
+    token = TokenIssuer(stack.jwt_secret_key).issue(somebody, PLATFORM_TENANT, ["deployments:write"])
+    deployment = await ordered(platform, isp.id, operation="suspend", grace_seconds=60)
+    assert (await platform.send("GET", f"{V1}/deployments/{deployment}")).expect(200)["status"] == "waiting"
+    (await platform.as_(token).send("POST", f"{V1}/deployments/{deployment}/cancel")).expect(200)
+    await settled(stack, isp.id)
+    async with past_security(stack, "provisioning") as database:
+        rows = await database.fetch(
+            "select headers->>'ce_type' as type, headers->>'ce_actor' as actor from journal"
+            " where topic = 'provisioning.deployment.v1' and key = $1",
+            deployment,
+        )
+    assert [row["actor"] for row in rows if row["type"].endswith("DeploymentFailed")] == [somebody]
+
+
 async def follow(api: Api, deployment: str, last_id: str | None = None, entries: int = 10**6) -> tuple[int, Reader]:
     """Follow a deployment until so many lines have come, or it is over; return the status and what was received."""
     reader, path = Reader(last_id=last_id), f"{V1}/deployments/{deployment}/events"
@@ -295,6 +348,10 @@ async def test_a_plan_says_what_would_be_done_and_how_long_it_takes(
     assert found["known_from"] >= 1
     assert found["expected_seconds"] == pytest.approx(sum(step["expected_seconds"] for step in found["steps"]))
     assert 0 < found["expected_seconds"] < 60
+    leaving = {"operation": "deprovision"}
+    kept = (await platform.send("GET", f"{V1}/deployments/plan", params=leaving)).expect(200)["steps"]
+    (grace,) = [step for step in kept if step["name"] == "grace"]  # as an order that says nothing of it waits
+    assert grace["expected_seconds"] == GRACE_SECONDS["deprovision"]
     if operation != "deploy":
         waits = {**params, "grace_seconds": "3600"}
         longer = (await platform.send("GET", f"{V1}/deployments/plan", params=waits)).expect(200)

@@ -21,7 +21,9 @@ from chassis.ids import made_at
 from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from chassis.service import Service
+from dotmac_contracts.tenant import GRACE_SECONDS
 from dotmac_contracts.workspace import WorkspaceParameters
+from services.provisioning import moves
 from services.provisioning.domain.saga import Unknown
 from services.provisioning.tables import COLUMNS
 from services.provisioning.targets import TARGETS
@@ -143,9 +145,14 @@ async def preview_deployment(
     who: Reader,
     operation: Operation = "deploy",
     target: Target = "pooled",
-    grace_seconds: Annotated[int, Query(ge=0, le=366 * 24 * 3600)] = 0,
+    grace_seconds: Annotated[
+        int | None,
+        Query(ge=0, le=366 * 24 * 3600, description="Without it, as long as an order that does not say so waits."),
+    ] = None,
 ) -> Response:
     """Preview what an operation would do, step by step, and how long it will take by what it took before."""
+    if grace_seconds is None:
+        grace_seconds = GRACE_SECONDS.get(operation, 0)
     try:
         async with service.db.for_tenant(who.tenant_id) as tx:
             found = await plan(tx, target, operation, timedelta(seconds=grace_seconds))
@@ -168,9 +175,16 @@ async def preview_deployment(
             steps=steps,
             expected_seconds=sum(known) if len(known) == len(steps) else None,
             known_from=found.known_from,
-            refusal=TARGETS[target].refusal() if operation == "deploy" else None,
+            refusal=_refusal(operation, target),
         )
     )
+
+
+def _refusal(operation: str, target: str) -> str | None:
+    """Return why an operation that makes a place could not at this target; None if it could, or makes none."""
+    if operation == "move":
+        return moves.refusal(target) if target != "pooled" else None
+    return TARGETS[target].refusal() if operation == "deploy" else None
 
 
 @router.get("/{deployment_id}", response_model=DeploymentView)

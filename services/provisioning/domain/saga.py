@@ -217,20 +217,21 @@ def _gone_on_with(do: Command) -> Recipe:
 
 
 _RESERVE = _at_places(Command.RESERVE, Command.GIVE_UP_PLACE, minutes=1)
-_TRANSFER = (
-    _at_places(Command.HOLD, Command.RELEASE, minutes=1),
-    _at_places(Command.DRAIN, minutes=1),
-    _at_places(Command.COPY, Command.EMPTY, minutes=10),
-    _gone_on_with(Command.OPEN),
-)
+_HOLD = _at_places(Command.HOLD, Command.RELEASE, minutes=1)
+_DRAIN = _at_places(Command.DRAIN, minutes=1)
+_COPY = _at_places(Command.COPY, Command.EMPTY, minutes=10)
 _MOVE_OUT = (
     _ALLOCATE,
     _at_places(Command.CREATE_DATABASES, Command.DROP_DATABASES),
     _at_places(Command.MIGRATE),
-    _RESERVE,
+    # What is written there goes with the databases: to undo it, nobody need reach a place that may be the trouble.
+    replace(_RESERVE, undo=None),
     # Before anybody waits for them.
     _START,
-    *_TRANSFER,
+    _HOLD,
+    _DRAIN,
+    replace(_COPY, undo=None),
+    _gone_on_with(Command.OPEN),
     _gone_on_with(Command.ASSIGN_ROUTE),
     _gone_on_with(Command.MOVE_JOURNAL),
     _gone_on_with(Command.DELETE_SOURCE),
@@ -240,7 +241,10 @@ _MOVE_OUT = (
 _MOVE_IN = (
     _ALLOCATE,
     _RESERVE,
-    *_TRANSFER,
+    _HOLD,
+    _DRAIN,
+    _COPY,
+    _gone_on_with(Command.OPEN),
     _gone_on_with(Command.WITHDRAW_ROUTE),
     _gone_on_with(Command.MOVE_JOURNAL),
     _gone_on_with(Command.STOP_INSTANCES),
@@ -282,6 +286,12 @@ def recipes_of(target: str, operation: str) -> tuple[Recipe, ...]:
     if recipes is None:
         raise Unknown(f"there is no operation {operation!r} at the target {target!r}")
     return recipes
+
+
+def final_steps(operation: str) -> frozenset[str]:
+    """Return the steps of an operation, wherever it is done, after whose beginning nothing can be undone."""
+    known = [recipe for recipes in RECIPES.values() for recipe in recipes.get(operation, ())]
+    return frozenset(recipe.name for recipe in known if recipe.final)
 
 
 class Impossible(Exception):
@@ -362,10 +372,18 @@ class Saga:
         return replace(self, status="compensating", failed_step=pending.name, reason=reason)._undo_next(now)
 
     def retry(self) -> "Saga":
-        """Put one that failed into the queue again: it goes on with the first step that is not done, or was undone."""
+        """Put one that failed into the queue again: it goes on with the first step that is not done, or was undone.
+
+        What can't be undone is known to have begun: while it waits for its turn it can't be given up either.
+        """
         if self.status != "failed":
             raise Refused(f"it is {self.status}: only one that failed can be tried again")
-        steps = tuple(step if step.status == "succeeded" else Step(step.name) for step in self.steps)
+        steps = tuple(
+            step
+            if step.status == "succeeded"
+            else Step(step.name, started_at=step.started_at if recipe.final else None)
+            for recipe, step in zip(self.recipes, self.steps, strict=True)
+        )
         return replace(self, steps=steps, status="queued", failed_step=None, reason=None, commands=())
 
     @property
@@ -454,7 +472,7 @@ class Saga:
     def is_final(self) -> bool:
         """Whether it has begun what can't be undone."""
         steps = zip(self.recipes, self.steps, strict=True)
-        return any(recipe.final and step.status != "pending" for recipe, step in steps)
+        return any(recipe.final and step.started_at is not None for recipe, step in steps)
 
     def recipe(self, name: str) -> Recipe:
         """Return how a step is done."""

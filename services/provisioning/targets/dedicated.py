@@ -309,11 +309,20 @@ async def _not_ready(row: Any, parts: Sequence[str]) -> str | None:
 async def rerouted(service: Service, deployment: Any, change: str, *args: Any) -> Any:
     """Change a tenant's row of `instance`, and tell where its requests go now; return the row, if there is one.
 
-    change: what to set, and where; `$1` is the tenant, and others follow.
+    change: what to set, and where; `$1` is the tenant, and others follow. Whoever has lost the deployment to another
+    worker without knowing changes nothing.
     """
     tenant_id = deployment["tenant_id"]
+    held = "exists (select from deployment where deployment_id = ${} and lease = ${})"
+    held = held.format(len(args) + 2, len(args) + 3)
     async with service.consumer_db.for_tenants([tenant_id]) as tx:
-        row = await tx.fetchrow(f"update instance set version = version + 1, {change} returning *", tenant_id, *args)
+        row = await tx.fetchrow(
+            f"update instance set version = version + 1, {change} and {held} returning *",
+            tenant_id,
+            *args,
+            deployment["deployment_id"],
+            deployment["lease"],
+        )
         if row is not None:
             outgoing = [Outgoing(route_of(row), row["version"], cause_of(deployment))]
             await publish(tx, outgoing, source=service.source, clock=service.clock)

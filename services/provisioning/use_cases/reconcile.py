@@ -18,7 +18,7 @@ from chassis.service import Service
 from dotmac_contracts.provisioning import DriftFound, DriftResolved
 from services.provisioning import access, metrics
 from services.provisioning.domain.drift import NEUTRAL, Finding, Kind, Record, Remedy, drifts
-from services.provisioning.domain.saga import Saga
+from services.provisioning.domain.saga import Saga, final_steps
 from services.provisioning.settings import DeploymentSettings
 from services.provisioning.tables import lock_deployments
 from services.provisioning.use_cases import observe
@@ -34,9 +34,11 @@ _RECORDS = """
 select l.tenant_id, l.deployment_id, l.operation, l.status, l.steps @> '[{"status": "stuck"}]' as stuck, a.brought,
     a.under_way, a.leaving
 from (
-    select tenant_id, bool_or(status not in ('succeeded', 'failed') or updated_at >= $3) as under_way,
-        bool_or(operation = 'deprovision' and coalesce(failed_step, '') in ('delete_data', 'prove_deletion', 'retire'))
-            as leaving,
+    select tenant_id,
+        -- A move that has half ended is gone on with by who tries it again, and till then nobody judges it.
+        bool_or(status not in ('succeeded', 'failed') or updated_at >= $3
+            or operation = 'move' and coalesce(failed_step, '') = any($4::text[])) as under_way,
+        bool_or(operation = 'deprovision' and coalesce(failed_step, '') = any($5::text[])) as leaving,
         (array_agg(operation order by deployment_id desc)
             filter (where status = 'succeeded' and operation <> all($2::text[])))[1] as brought,
         (array_agg(deployment_id order by deployment_id desc) filter (where operation <> all($2::text[])))[1] as last
@@ -118,7 +120,9 @@ class Reconciler:
         # The records first: what they say has long been told when the world is looked at.
         async with self._service.consumer_db.for_tenants(tenants) as tx:
             # Nor is what has ended since: the tenants and their administrators were read before.
-            known = {row["tenant_id"]: row for row in await tx.fetch(_RECORDS, tenants, list(NEUTRAL), began)}
+            final = [list(final_steps(operation)) for operation in ("move", "deprovision")]
+            rows = await tx.fetch(_RECORDS, tenants, list(NEUTRAL), began, *final)
+            known = {row["tenant_id"]: row for row in rows}
             idle = [item for item in page if not (row := known.get(UUID(item["id"]))) or not row["under_way"]]
             placed = await tx.fetch(_PLACED, [UUID(tenant["id"]) for tenant in idle])
         settings, suspected, confirmed, well = self._service.settings, set(), [], []

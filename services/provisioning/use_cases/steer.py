@@ -5,6 +5,7 @@ from uuid import UUID
 
 from chassis.http.problem import Conflict, NotFound
 from chassis.persistence.database import Transaction
+from chassis.security.actors import current
 from chassis.service import Service
 from services.provisioning.domain.saga import Refused
 from services.provisioning.tables import COLUMNS
@@ -13,7 +14,7 @@ from services.provisioning.use_cases.advance import Unfolding, save
 
 async def cancel(tx: Transaction, service: Service, deployment_id: UUID, reason: str | None) -> Any:
     """Give a deployment up, and undo what it began; Problem 409 if it is over. Returns its row."""
-    item, now = Unfolding(await _lock(tx, deployment_id)), service.clock.now()
+    item, now = await _locked(tx, deployment_id), service.clock.now()
     try:
         item.move(item.saga.cancel(f"it was cancelled: {reason}" if reason else "it was cancelled", now), now)
     except Refused as error:
@@ -23,9 +24,11 @@ async def cancel(tx: Transaction, service: Service, deployment_id: UUID, reason:
 
 async def retry(tx: Transaction, service: Service, deployment_id: UUID) -> Any:
     """Put a deployment that failed into the queue again; Problem 409 if it did not, or was not its tenant's last."""
-    item = Unfolding(await _lock(tx, deployment_id))
+    item = await _locked(tx, deployment_id)
     later = await tx.fetchval(
-        "select deployment_id from deployment where tenant_id = $1 and deployment_id > $2 limit 1",
+        # A repair is nobody's order: it leaves the tenant as it was.
+        "select deployment_id from deployment where tenant_id = $1 and deployment_id > $2"
+        " and operation not like 'repair%' limit 1",
         item.row["tenant_id"],
         deployment_id,
     )
@@ -38,11 +41,15 @@ async def retry(tx: Transaction, service: Service, deployment_id: UUID) -> Any:
     return await _saved(tx, service, item)
 
 
-async def _lock(tx: Transaction, deployment_id: UUID) -> Any:
+async def _locked(tx: Transaction, deployment_id: UUID) -> Unfolding:
+    """Return a deployment of which whoever steers it now makes happen what follows."""
     row = await tx.fetchrow(f"select {COLUMNS} from deployment where deployment_id = $1 for update", deployment_id)
     if row is None:
         raise NotFound("deployment", deployment_id)
-    return row
+    item = Unfolding(row)
+    if item.cause is not None:
+        item.cause = item.cause._replace(**current()._asdict())
+    return item
 
 
 async def _saved(tx: Transaction, service: Service, item: Unfolding) -> Any:

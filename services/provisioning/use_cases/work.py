@@ -5,7 +5,9 @@ deployment over once the lease has ended. What was done twice so has happened on
 """
 
 import asyncio
-from collections.abc import Awaitable
+import time
+from collections import Counter
+from collections.abc import Awaitable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -28,7 +30,15 @@ from services.provisioning.use_cases.queue import admit
 log = structlog.get_logger()
 
 _HANDS = 20
-"""Deployments that a process works on at once, in steps of its own."""
+"""Deployments that a process works on at once at each target, in steps of its own: where one is slow, as an engine that
+does not answer, the others go on."""
+_DUE = """
+select due.* from unnest($2::text[], $3::int[]) as t (target, free) cross join lateral (
+    select tenant_id, deployment_id from deployment d where d.target = t.target and d.next_check_at <= $1
+        and coalesce(d.leased_until <= $1, true) and d.deployment_id <> all($4::uuid[])
+    order by d.next_check_at limit t.free
+) as due
+"""
 
 
 class Verdict(NamedTuple):
@@ -51,7 +61,7 @@ class Deployer(Worker):
         self._lease = new_id()
         self._lease_time = timedelta(seconds=settings.lease_seconds)
         self._running: dict[UUID, asyncio.Task[None]] = {}
-        self._tenants: dict[UUID, UUID] = {}
+        self._rows: dict[UUID, Any] = {}
         self._heart: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -69,25 +79,19 @@ class Deployer(Worker):
 
     async def _take_up(self) -> bool:
         admitted = await admit(self._service, self._settings.places)
-        for row in await self._leased(_HANDS - len(self._running)):
+        busy = Counter(row["target"] for row in self._rows.values())
+        for row in await self._leased({target: _HANDS - busy[target] for target in TARGETS}):
             deployment_id = row["deployment_id"]
-            self._tenants[deployment_id] = row["tenant_id"]
+            self._rows[deployment_id] = row
             task = asyncio.create_task(self._work(row), name=f"deployment-{deployment_id}")
             self._running[deployment_id] = task
         return admitted > 0
 
-    async def _leased(self, most: int) -> list[Any]:
-        """Take up the deployments that are due the longest, and that nobody works on."""
+    async def _leased(self, most: Mapping[str, int]) -> list[Any]:
+        """Take up the deployments at each target that are due the longest, and that nobody works on."""
         now = self._service.clock.now()
         async with self._service.consumer_db.unscoped() as tx:
-            due = await tx.fetch(
-                "select tenant_id, deployment_id from deployment where next_check_at <= $1"
-                " and coalesce(leased_until <= $1, true) and deployment_id <> all($2::uuid[])"
-                " order by next_check_at limit $3",
-                now,
-                list(self._running),
-                most,
-            )
+            due = await tx.fetch(_DUE, now, list(most), list(most.values()), list(self._running))
             if not due:
                 return []
             await tx.set_tenants(row["tenant_id"] for row in due)
@@ -103,11 +107,13 @@ class Deployer(Worker):
             )
 
     async def _beat(self) -> None:
-        """Renew the leases of what is being worked on; what another one has taken over is let go."""
+        """Renew the leases of what is being worked on; what another one has taken over, or may have, is let go."""
+        renewed, seconds = time.monotonic(), self._lease_time.total_seconds()
         while True:
-            await asyncio.sleep(self._lease_time.total_seconds() / 3)
-            mine = dict(self._tenants)
+            await asyncio.sleep(seconds / 3)
+            mine = {deployment_id: row["tenant_id"] for deployment_id, row in self._rows.items()}
             if not mine:
+                renewed = time.monotonic()
                 continue
             try:
                 async with self._service.consumer_db.for_tenants(set(mine.values())) as tx:
@@ -122,7 +128,11 @@ class Deployer(Worker):
                     )
             except TRANSIENT as error:
                 log.warning("deployment_leases_not_renewed", error=repr(error))
+                if time.monotonic() - renewed > seconds:
+                    for task in self._running.values():
+                        task.cancel()
                 continue
+            renewed = time.monotonic()
             for deployment_id in mine.keys() - {row["deployment_id"] for row in kept}:
                 if deployment_id in self._running:
                     self._running[deployment_id].cancel()
@@ -134,7 +144,7 @@ class Deployer(Worker):
         except Exception as error:  # the lease ends by itself, and then it is tried again
             log.exception("deployment_not_worked_on", deployment_id=str(deployment_id), error=repr(error))
         finally:
-            del self._running[deployment_id], self._tenants[deployment_id]
+            del self._running[deployment_id], self._rows[deployment_id]
             self.wake()
 
     async def _looked_at(self, row: Any) -> Verdict | None:
@@ -155,6 +165,9 @@ class Deployer(Worker):
                 return Verdict(step.name, step.status, str(error), for_good=True)
             except TRANSIENT as error:
                 return Verdict(step.name, step.status, str(error) or type(error).__name__)
+            except Exception as error:  # nobody expected it, and still the step's time passes
+                log.exception("step_not_done", deployment_id=str(row["deployment_id"]), step=step.name)
+                return Verdict(step.name, step.status, repr(error))
 
     async def _conclude(self, row: Any, verdict: Verdict | None) -> None:
         """Move the deployment on, if nobody has taken it over meanwhile."""

@@ -90,8 +90,6 @@ _BEGINS_IN: Mapping[Operation, frozenset[Status]] = {
         }
     ),
 }
-GRACE_SECONDS: Mapping[Operation, int] = {Operation.DEPROVISION: 30 * 24 * 3600}
-"""How long an operation waits where nobody says how long; the others not at all."""
 
 
 class Refused(Exception):

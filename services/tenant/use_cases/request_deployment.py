@@ -11,11 +11,11 @@ from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
 from chassis.service import Service
 from dotmac_contracts.money import Money
-from dotmac_contracts.tenant import DeploymentRequested
+from dotmac_contracts.tenant import GRACE_SECONDS, DeploymentRequested
 from dotmac_contracts.workspace import StarterPlan, WorkspaceParameters
 from services.tenant.domain.settings import PAYMENT_TERMS_DAYS
 from services.tenant.domain.templates import STARTER_PLANS
-from services.tenant.domain.tenant import GRACE_SECONDS, Operation, Refused, Target, Tenant
+from services.tenant.domain.tenant import Operation, Refused, Target, Tenant
 from services.tenant.tables import lock_tenant, save_tenant
 from services.tenant.use_cases.change_settings import kept, set_for
 from services.tenant.use_cases.change_template import parameters_of
