@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,11 +17,17 @@ from chassis.ids import PLATFORM_TENANT
 from chassis.security.tokens import TokenIssuer
 from deploy.stack.stack import Stack
 from dotmac_contracts.tenant import GRACE_SECONDS
+from services.provisioning.settings import DeploymentSettings
+from services.provisioning.targets import TARGETS
+from services.provisioning.targets.dedicated import rerouted
+from services.provisioning.use_cases.work import Deployer
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy, registration
 from tests.deployments import done, ended, ordered, past_security, settled, unwritable
 from tests.feed import Reader
-from tests.integration.test_operation_failures import at
+from tests.in_process import service_in_process
+from tests.integration.test_operation_failures import at, away
+from tests.integration.test_targets import leaves
 
 V1 = "/api/v1"
 
@@ -266,6 +274,38 @@ async def test_one_that_is_tried_again_gives_way_to_what_is_ordered_meanwhile(
         assert (await ended(platform, at_work))["status"] == "succeeded"
     finally:
         await restored(stack)
+
+
+_PLANT = """
+insert into deployment (tenant_id, deployment_id, target, operation, status, request, steps, version, next_check_at)
+select $1, gen_random_uuid(), $2, 'deploy', 'running', '{}', '[]', 1, $3 from generate_series(1, $4)
+"""
+
+
+async def test_a_slow_target_leaves_hands_for_the_others(stack: Stack) -> None:
+    tenant, now = uuid4(), datetime.now(UTC)
+    async with away(stack, "provisioning"), past_security(stack, "provisioning") as database:
+        await database.execute(_PLANT, tenant, "container", now - timedelta(hours=1), 25)
+        await database.execute(_PLANT, tenant, "pooled", now - timedelta(seconds=1), 1)
+        try:
+            async with service_in_process(stack, "provisioning") as parts:
+                taken = await Deployer(parts, DeploymentSettings())._leased(dict.fromkeys(TARGETS, 20))
+        finally:
+            await database.execute("delete from deployment where tenant_id = $1", tenant)
+    count = Counter(row["target"] for row in taken if row["tenant_id"] == tenant)
+    assert count == {"container": 20, "pooled": 1}
+
+
+async def test_who_lost_a_deployment_without_knowing_reroutes_nobody(stack: Stack, public: Api, platform: Api) -> None:
+    isp = await deploy(public, platform, "process")
+    await settled(stack, isp.id)
+    row = {**await row_of(stack, isp.id, isp.deployment["id"]), "cause": None}
+    hold, hold_nothing = ("on_hold = true where tenant_id = $1", "on_hold = false where tenant_id = $1")
+    async with service_in_process(stack, "provisioning") as parts:
+        assert await rerouted(parts, {**row, "lease": uuid4()}, hold) is None
+        found = await rerouted(parts, row, hold_nothing)
+    assert found is not None and found["version"] == 2
+    await leaves(stack, platform, isp.id)
 
 
 async def test_what_follows_from_a_cancellation_is_of_who_cancelled(stack: Stack, public: Api, platform: Api) -> None:
