@@ -20,7 +20,7 @@ from services.tenant.domain.attempts import FREE
 from tests.api import Answer, Api, eventually
 from tests.conftest import PASSWORD, Tenant
 from tests.deployments import past_security
-from tests.integration.test_feed import integration_service
+from tests.in_process import service_in_process
 from tests.integration.test_flow import accounts_of, billed, imported
 
 V1 = "/api/v1"
@@ -370,7 +370,7 @@ async def test_what_is_older_than_it_is_to_be_kept_is_deleted_and_what_is_known_
             tenant,
             str(changed),
         )
-    async with integration_service(stack) as service:
+    async with service_in_process(stack, "integration") as service:
 
         async def left() -> bool:
             await forget_entries(service, 400)  # the stack's own may be faster

@@ -19,8 +19,9 @@ from services.tenant.domain.plans import PLANS, PlanCode
 from tests.api import Answer, Api, eventually
 from tests.conftest import Tenant, deploy, registration
 from tests.feed import Reader, everything
+from tests.in_process import service_in_process
 from tests.integration.test_flow import imported
-from tests.integration.test_snapshots import asked, customer_service, published
+from tests.integration.test_snapshots import asked, published
 from tests.integration.test_users import invited
 
 V1 = "/api/v1"
@@ -159,7 +160,7 @@ async def test_a_plan_told_late_changes_nothing_and_each_telling_counts_anew(
         facts = {**registration(), "tenant_id": tenant_id, "status": "active", "created_at": now, "updated_at": now}
         event = TenantSnapshot(**facts, quotas=quotas)
         envelope = Envelope(new_id(), "/services/test", event.TYPE, now, event.key, tenant_id, version)
-        async with customer_service(stack) as service, service.consumer_db.for_tenants([tenant_id]) as tx:
+        async with service_in_process(stack, "customer") as service, service.consumer_db.for_tenants([tenant_id]) as tx:
             await keep_quotas(tx, service, [Received(envelope, event)])
 
     # A tenant from before customers were counted: those that are there count with the next one.

@@ -19,9 +19,10 @@ from services.billing.consumers import workspaces
 from tests.api import Api
 from tests.conftest import PASSWORD, Tenant, deploy, registration, sign_in
 from tests.deployments import ended, settled
+from tests.in_process import service_in_process
 from tests.integration.test_audit import entries
 from tests.integration.test_flow import accounts_of, billed, imported
-from tests.integration.test_settings import billing_service, known, settings
+from tests.integration.test_settings import known, settings
 from tests.integration.test_snapshots import asked
 
 V1 = "/api/v1"
@@ -251,7 +252,7 @@ async def test_a_workspace_that_is_prepared_again_stays_as_it_is(stack: Stack, p
         invoice_prefix="OTHER",
         starter_plans=(StarterPlan(code="RURAL", name="Another", price=price),),
     )
-    async with billing_service(stack) as service:
+    async with service_in_process(stack, "billing") as service:
         prepare = workspaces.subscription(service).handlers[WorkspaceRequested]
         async with service.consumer_db.for_tenants([UUID(isp.id)]) as tx:
             await prepare(tx, requested(same))
