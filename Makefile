@@ -60,10 +60,8 @@ test-chaos: .venv/.installed ## Crash and cut off everything under load (ROUNDS=
 
 test-containers: .venv/.installed image ## Run the tests of what servers and tenants do in containers
 	@# To all others it makes no difference whose servers they are, nor to what runs in processes: `make test` has them.
-	@STACK_SERVERS=testcontainers $(BIN)/python -m pytest -k "not process and not pooled" \
-		$(foreach what,messaging targets target_crashes target_failures releases,tests/integration/test_$(what).py) tests/containers \
-		$(foreach what,moves.py::test_a_tenant_moves_while_its_users_write moves.py::test_a_tenant_moves_in_spite_of_crashes \
-			drift.py::test_a_lost_database_of_a_tenants_own_is_reported,"tests/integration/test_$(what)[container]")
+	@STACK_SERVERS=testcontainers $(BIN)/python -m pytest -k "container or messaging" tests/containers $(foreach what, \
+		messaging targets target_crashes target_failures releases moves drift,tests/integration/test_$(what).py)
 
 fuzz: .venv/.installed ## Send 20,000 made-up requests to every operation (REQUESTS=n SEED=n)
 	@$(BIN)/python -m tests.fuzz --requests $(REQUESTS) $(if $(SEED),--seed $(SEED))
