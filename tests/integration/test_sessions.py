@@ -1,6 +1,7 @@
 """Sessions: what opens, refreshes and ends them; passwords; and how often one may be tried."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,10 @@ from argon2 import PasswordHasher
 from chassis.security.tokens import TokenIssuer
 from deploy.stack.stack import Stack
 from services.tenant.domain.attempts import FREE
+from services.tenant.use_cases.bootstrap import bootstrap
 from tests.api import Api, eventually
 from tests.conftest import PASSWORD, Tenant, deploy, registration, sign_in
+from tests.in_process import service_in_process
 from tests.integration.test_revocations import READ, believed, ended, published, user_of
 
 V1 = "/api/v1"
@@ -292,6 +295,39 @@ async def test_who_has_no_password_yet_is_invited_and_not_reset(platform: Api) -
 
     user = await eventually(created)
     (await platform.send("POST", f"{V1}/users/{user}/password-resets")).problem(409, "not-accepted")
+
+
+async def test_another_password_in_the_settings_is_a_reset_of_the_platforms_first_administrator(
+    stack: Stack, public: Api, platform: Api, database: "asyncpg.Connection[Any]"
+) -> None:
+    email = f"{secrets.token_hex(6)}@operators.example"  # the stack's own is the other tests' as well
+
+    async def started(password: str) -> None:
+        settings = {"bootstrap_admin_email": email, "bootstrap_admin_password": password}
+        async with service_in_process(stack, "tenant", **settings) as parts:
+            await bootstrap(parts)
+
+    async def opened(password: str) -> Session:
+        form = {"username": email, "password": password}
+        answer = (await public.send("POST", f"{V1}/auth/token", form=form)).expect(200)
+        return Session(public.as_(answer["access_token"]), public, answer["refresh_token"])
+
+    await started(PASSWORD)
+    user = str(await database.fetchval("select user_id from app_user where email = $1", email))
+    try:
+        stolen = await opened(PASSWORD)
+        await started(PASSWORD)
+        await stolen.go_on()  # nothing has changed
+        await started(NEW_PASSWORD)
+        (await stolen.refresh()).problem(401, "invalid-refresh-token")
+        await ended(stack, stolen.api)
+        told = (await published(stack, user))[-1]
+        assert (told["issued_before"] is not None, told["sessions_ended"]) == (True, True)
+        new = await opened(NEW_PASSWORD)
+        await started(NEW_PASSWORD)
+        await new.go_on()
+    finally:
+        (await platform.send("DELETE", f"{V1}/users/{user}")).expect(204)
 
 
 async def test_a_password_hashed_with_weaker_parameters_is_hashed_anew_at_sign_in(

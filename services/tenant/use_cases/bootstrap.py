@@ -11,12 +11,14 @@ from chassis.service import Service
 from dotmac_contracts.tenant import UserCreated, UserUpdated
 from services.tenant.passwords import hash_password, verify_password
 from services.tenant.use_cases.change_password import set_password
+from services.tenant.use_cases.revoke_tokens import end_all
 
 
 async def bootstrap(service: Service) -> None:
     """Create it from the settings, or give it the password that they name now; a second time changes nothing.
 
-    A password that was chosen since stays, until the settings name another than they did before.
+    A password that was chosen since stays, until the settings name another than they did before. That is a reset, which
+    ends all sessions and tokens.
     """
     email, secret = service.settings.bootstrap_admin_email, service.settings.bootstrap_admin_password
     if email is None or secret is None:
@@ -48,6 +50,7 @@ async def bootstrap(service: Service) -> None:
         if not await asyncio.to_thread(verify_password, given, password):
             given = await asyncio.to_thread(hash_password, password)
             await set_password(tx, service, user, given, reset=True)
+            await end_all(tx, service, user)
         await tx.execute(
             "update app_user set bootstrap_hash = $3 where tenant_id = $1 and user_id = $2"
             " and bootstrap_hash is distinct from $3",
