@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from deploy.stack.stack import Stack
+from services.tenant.domain.attempts import FREE
 from tests.api import Api, eventually
 from tests.conftest import PASSWORD, Tenant, registration, sign_in
 from tests.deployments import done, ended, ordered, settled
@@ -205,3 +206,14 @@ async def test_a_session_of_a_closed_tenant_is_not_refreshed_and_goes_on_when_it
         (await public.send("POST", f"{V1}/auth/token", form=refresh)).problem(403, "tenant-suspended")
     await done(platform, stack, isp.id, operation="resume")
     (await public.send("POST", f"{V1}/auth/token", form=refresh)).expect(200)
+
+
+async def test_the_right_password_at_a_closed_tenant_is_told_why_however_often_it_comes(
+    stack: Stack, public: Api, platform: Api, isp: Tenant
+) -> None:
+    form = {"username": isp.administrator, "password": PASSWORD, "tenant": isp.slug}
+    await done(platform, stack, isp.id, operation="suspend")
+    for _ in range(FREE + 2):
+        (await public.send("POST", f"{V1}/auth/token", form=form)).problem(403, "tenant-suspended")
+    await done(platform, stack, isp.id, operation="resume")
+    (await public.send("POST", f"{V1}/auth/token", form=form)).expect(200)

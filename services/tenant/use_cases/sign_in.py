@@ -7,6 +7,7 @@ from chassis.http.problem import Problem
 from chassis.ids import PLATFORM_TENANT
 from chassis.persistence.database import Transaction
 from chassis.security import actors
+from chassis.security.standing import TenantClosed
 from chassis.security.tokens import TokenIssuer
 from chassis.service import Service
 from dotmac_contracts.tenant import SignedIn, SignInFailed
@@ -29,6 +30,8 @@ async def sign_in(
     code: str | None = None,
 ) -> Granted:
     """Open a session; Problem 401 unless the password and, of who has a second factor, the code are right.
+
+    TenantClosed if they are, and the tenant's users are refused.
 
     The platform's context finds the user of any tenant; only what needs no token does so.
     """
@@ -65,6 +68,11 @@ async def sign_in(
             ids = {"tenant_id": user["tenant_id"], "user_id": user["user_id"]}
             await tell(tx, service, user["tenant_id"], user["user_id"], [SignedIn(**ids, session_id=session_id)])
             return granted
+    except TenantClosed:
+        # They were right, and what forgot the attempts is undone with the session: the next one is told why as well.
+        async with service.db.for_tenant(PLATFORM_TENANT) as tx:
+            await forget_attempts(tx, username, slug)
+        raise
     except Problem as problem:
         reason = {"wrong-code": "code", "invalid-credentials": "disabled"}.get(problem.slug)
         if reason:
