@@ -241,6 +241,9 @@ async def test_nobody_changes_an_account_that_may_do_more(public: Api, isp: Tena
     (await program.send("PATCH", path, wider, headers=any_version)).problem(403, "more-than-own-scopes")
     above = f"{V1}/service-accounts/{(await account_of(isp.api, READING))['id']}"
     (await program.send("PATCH", above, {"scopes": []}, headers=any_version)).problem(403, "more-than-own-scopes")
+    (await program.send("DELETE", above)).problem(403, "more-than-own-scopes")
+    (secret,) = (await isp.api.send("GET", above)).expect(200)["credentials"]
+    (await program.send("DELETE", f"{above}/credentials/{secret['id']}")).problem(403, "more-than-own-scopes")
     (await other.api.send("PATCH", above, {"scopes": []}, headers=any_version)).problem(404)
     for body in ({"scopes": ["no:such"]}, {"scopes": None}, {"name": "x"}):
         (await isp.api.send("PATCH", above, body, headers=any_version)).problem(422)

@@ -125,6 +125,7 @@ async def remove_credential(
 ) -> None:
     """End a secret, and the access tokens that were issued for it."""
     row = await _locked(tx, who, service_account_id)
+    not_more_than_own(who, frozenset(row["scopes"]))
     ended = await tx.fetchval(
         "delete from service_account_credential where tenant_id = $1 and service_account_id = $2"
         " and credential_id = $3 returning true",
@@ -143,6 +144,7 @@ async def remove_credential(
 async def delete_service_account(tx: Transaction, service: Service, who: Principal, service_account_id: UUID) -> None:
     """Delete an account, its secrets, and all access tokens that it was issued."""
     row = await _locked(tx, who, service_account_id)
+    not_more_than_own(who, frozenset(row["scopes"]))
     await tx.execute(
         "delete from service_account where tenant_id = $1 and service_account_id = $2",
         who.tenant_id,
