@@ -82,6 +82,42 @@ async def test_a_key_allows_no_more_than_its_user(stack: Stack, public: Api, isp
     (await isp.api.send("GET", f"{V1}/api-keys/{key['id']}")).problem(404)
 
 
+async def test_a_key_is_not_its_user_and_has_nothing_of_his_own_without_a_scope(public: Api, isp: Tenant) -> None:
+    user = await joined(public, isp.api, isp.slug, "tenant_admin")
+    (session,) = (await user.api.send("GET", f"{V1}/sessions")).expect(200)["items"]
+    listing, ending = f"{V1}/sessions", f"{V1}/sessions/{session['id']}"
+
+    async def with_scopes(*scopes: str) -> Api:
+        key = await key_of(user.api, list(scopes))
+        return public.as_((await exchanged(public, key["key"])).expect(200)["access_token"])
+
+    key = await with_scopes()
+    for whose in ({}, {"user_id": user.id}):
+        (await key.send("GET", listing, params=whose)).problem(403, "missing-scope")
+    (await key.send("DELETE", ending)).problem(404)
+    factor, password = f"{V1}/auth/second-factor", {"current_password": "wrong"}
+    (await key.send("GET", factor)).problem(403, "not-a-user")
+    (await key.send("POST", f"{factor}/confirm", {"code": "000000"})).problem(403, "not-a-user")
+    for path, more in (
+        (f"{V1}/auth/password", {"new_password": PASSWORD}),
+        (factor, {}),
+        (f"{factor}/remove", {"code": "000000"}),
+        (f"{factor}/recovery-codes", {"code": "000000"}),
+    ):
+        (await key.send("POST", path, {**password, **more})).problem(403, "wrong-password")
+    account = await account_of(isp.api, [])
+    program = public.as_((await entered(public, account["id"], account["secret"])).expect(200)["access_token"])
+    (await program.send("GET", listing)).problem(403, "missing-scope")
+
+    reading = await with_scopes("users:read")
+    shown = (await reading.send("GET", listing)).expect(200)["items"]
+    assert [item["id"] for item in shown] == [session["id"]]
+    (await reading.send("DELETE", ending)).problem(404)
+    (await (await with_scopes("users:write")).send("DELETE", ending)).expect(204)
+    form = {"grant_type": "refresh_token", "refresh_token": user.refresh_token}
+    (await public.send("POST", f"{V1}/auth/token", form=form)).problem(401, "invalid-refresh-token")
+
+
 async def test_a_key_is_over_after_its_time(public: Api, isp: Tenant, database: "asyncpg.Connection[Any]") -> None:
     key = await key_of(isp.api, ["customers:read"], expires_in_days=1)
     soon = "update api_key set expires_at = now() + interval '60 seconds' where api_key_id = $1"

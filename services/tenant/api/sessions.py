@@ -12,6 +12,7 @@ from chassis.http.problem import Problem
 from chassis.http.responses import json
 from chassis.security.principals import Principal
 from services.tenant.api.models import SessionView
+from services.tenant.use_cases.authorize import is_own
 from services.tenant.use_cases.end_sessions import end_session
 
 router = APIRouter(prefix="/api/v1", tags=["Sessions"])
@@ -25,11 +26,12 @@ async def list_sessions(
     limit: Limit = 50,
     cursor: Cursor = None,
     user_id: Annotated[
-        UUID | None, Query(description="Whose: one's own without it; another's need users:read.")
+        UUID | None, Query(description="Whose: one's own without it; another's, or any by a key, need users:read.")
     ] = None,
 ) -> Response:
     """List the sessions that have not ended, the oldest first."""
-    if user_id is not None and str(user_id) != who.subject and "users:read" not in who.scopes:
+    whose = user_id or who.subject
+    if not is_own(who, whose) and "users:read" not in who.scopes:
         raise Problem(403, "missing-scope", "The token lacks the scope users:read.")
     after = decode_cursor(cursor, UUID)
     async with service.db.for_tenant(who.tenant_id) as tx:
@@ -37,7 +39,7 @@ async def list_sessions(
             "select * from sign_in_session where tenant_id = $1 and user_id::text = $2 and idle_until > $3"
             " and expires_at > $3 and ($4::uuid is null or session_id > $4) order by session_id limit $5",
             who.tenant_id,
-            str(user_id or who.subject),
+            str(whose),
             service.clock.now(),
             after[0] if after else None,
             limit + 1,
@@ -53,7 +55,7 @@ def _view(row: Any, who: Principal) -> SessionView:
 
 @router.delete("/sessions/{session_id}", status_code=204, response_class=Response)
 async def delete_session(service: CurrentService, who: Anybody, session_id: UUID) -> Response:
-    """End a session of one's own or, with users:write, of another user of the tenant."""
+    """End a session of one's own or, with users:write, of any user of the tenant."""
     async with service.db.for_tenant(who.tenant_id) as tx:
         await end_session(tx, service, who, session_id)
     return Response(status_code=204)

@@ -51,6 +51,11 @@ def not_more_than_own(who: Principal, scopes: frozenset[str]) -> None:
         raise Problem(403, "more-than-own-scopes", f"You have not the scope {' '.join(beyond)} yourself.")
 
 
+def is_own(who: Principal, user_id: UUID | str) -> bool:
+    """Whether this is who signed in. Not so a key: of its user it has the scopes that it was made with, and no more."""
+    return who.kind == "user" and str(user_id) == who.subject
+
+
 async def may_give(tx: Transaction, who: Principal, roles: Iterable[str]) -> frozenset[str]:
     """Return the scopes of roles to be given in the caller's tenant; Problem 422 for unknown ones, 403 for too much."""
     # Nobody deletes or changes one meanwhile. Before any user is locked: a change of a role locks its users.

@@ -12,6 +12,7 @@ from chassis.service import Service
 from dotmac_contracts.envelope import Event
 from dotmac_contracts.tenant import SessionEnded
 from services.tenant.tables import lock_user
+from services.tenant.use_cases.authorize import is_own
 from services.tenant.use_cases.open_session import LIFETIME
 
 # Locks the aggregate of a user's tokens (law 2), and counts a version for each event that tells of it.
@@ -62,7 +63,7 @@ async def end_session(tx: Transaction, service: Service, who: Principal, session
     row = await tx.fetchrow(
         "select user_id from sign_in_session where tenant_id = $1 and session_id = $2", who.tenant_id, session_id
     )
-    if row is None or (str(row["user_id"]) != who.subject and "users:write" not in who.scopes):
+    if row is None or not (is_own(who, row["user_id"]) or "users:write" in who.scopes):
         raise NotFound("session", session_id)
     user = await lock_user(tx, who.tenant_id, row["user_id"])
     if user is None or not await end_sessions(tx, service, user, "revoked", only=session_id):

@@ -124,6 +124,8 @@ async def state(tx: Transaction, who: Principal) -> tuple[bool, int]:
 
 
 async def _own(tx: Transaction, who: Principal) -> Any:
+    if who.kind != "user":  # a key of a user's, who is not asked for the password here
+        raise not_a_user()
     user = await tx.fetchrow(
         "select * from app_user where tenant_id = $1 and user_id::text = $2 for update", who.tenant_id, who.subject
     )
