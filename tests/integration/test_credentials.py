@@ -3,11 +3,12 @@
 import asyncio
 import base64
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from chassis.security.tokens import TokenIssuer
 from deploy.stack.stack import Stack
 from tests.api import Answer, Api
 from tests.conftest import PASSWORD, Tenant, sign_in
@@ -69,9 +70,10 @@ async def test_a_key_allows_no_more_than_its_user(stack: Stack, public: Api, isp
     wide = [*READING, "credentials:write"]
     key = await key_of(user.api, wide)
     api = public.as_((await exchanged(public, key["key"])).expect(200)["access_token"])
-    # A key makes no wider key.
+    # Nor more than its maker, who may do less than the user by this token.
+    narrow = public.as_(TokenIssuer(stack.jwt_secret_key).issue(user.id, UUID(isp.id), wide))
     more = {"name": "wider", "scopes": ["billing:write"]}
-    (await api.send("POST", f"{V1}/api-keys", more)).problem(403, "more-than-own-scopes")
+    (await narrow.send("POST", f"{V1}/api-keys", more)).problem(403, "more-than-own-scopes")
     path = f"{V1}/users/{user.id}"
     (await isp.api.send("PATCH", path, {"roles": ["technician"]}, headers=ANY)).expect(200)
     await ended(stack, api)
@@ -116,6 +118,20 @@ async def test_a_key_is_not_its_user_and_has_nothing_of_his_own_without_a_scope(
     (await (await with_scopes("users:write")).send("DELETE", ending)).expect(204)
     form = {"grant_type": "refresh_token", "refresh_token": user.refresh_token}
     (await public.send("POST", f"{V1}/auth/token", form=form)).problem(401, "invalid-refresh-token")
+
+
+async def test_a_key_makes_nothing_that_goes_on_without_it(public: Api, isp: Tenant) -> None:
+    account = await account_of(isp.api, ["customers:read"])
+    path = f"{V1}/service-accounts/{account['id']}"
+    key = await key_of(isp.api, ["credentials:read", "credentials:write", "customers:read"])
+    api = public.as_((await exchanged(public, key["key"])).expect(200)["access_token"])
+    body = {"name": "offspring", "scopes": ["customers:read"]}
+    for making in (f"{V1}/api-keys", f"{V1}/service-accounts", f"{path}/credentials"):
+        (await api.send("POST", making, {} if making.startswith(path) else body)).problem(403, "made-by-a-key")
+    assert len((await isp.api.send("GET", path)).expect(200)["credentials"]) == 1
+    # What is there it may end, itself as well.
+    (await api.send("DELETE", path)).expect(204)
+    (await api.send("DELETE", f"{V1}/api-keys/{key['id']}")).expect(204)
 
 
 async def test_a_key_is_over_after_its_time(public: Api, isp: Tenant, database: "asyncpg.Connection[Any]") -> None:

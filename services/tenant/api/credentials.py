@@ -48,7 +48,8 @@ _NOT_KEPT = {"Cache-Control": "no-store"}
 async def make_api_key(request: Request, service: CurrentService, who: Writer, body: ApiKeyData) -> Response:
     """Make an API key with scopes of one's own; the key is told this once.
 
-    It is exchanged for access tokens at /api/v1/auth/token. It never allows more than its user may do.
+    It is exchanged for access tokens at /api/v1/auth/token. It never allows more than its user may do, and
+    makes no other key.
     """
 
     async def create(tx: Transaction) -> Response:

@@ -51,6 +51,12 @@ def not_more_than_own(who: Principal, scopes: frozenset[str]) -> None:
         raise Problem(403, "more-than-own-scopes", f"You have not the scope {' '.join(beyond)} yourself.")
 
 
+def not_by_a_key(who: Principal) -> None:
+    """Problem 403 for an API key: what it made to sign in with would go on when the key is over, or revoked."""
+    if who.kind == "api-key":
+        raise Problem(403, "made-by-a-key", "An API key makes nothing that programs sign in with: sign in as a user.")
+
+
 def is_own(who: Principal, user_id: UUID | str) -> bool:
     """Whether this is who signed in. Not so a key: of its user it has the scopes that it was made with, and no more."""
     return who.kind == "user" and str(user_id) == who.subject

@@ -15,7 +15,7 @@ from chassis.service import Service
 from dotmac_contracts.tenant import ApiKeyCreated, ApiKeyRevoked
 from services.tenant.digests import digest, new_token
 from services.tenant.tables import lock_user
-from services.tenant.use_cases.authorize import not_more_than_own, scopes_in
+from services.tenant.use_cases.authorize import not_by_a_key, not_more_than_own, scopes_in
 from services.tenant.use_cases.end_sessions import tell_of_ended
 
 MOST_KEYS = 50
@@ -26,7 +26,11 @@ _MARK = "dmk"
 async def create_api_key(
     tx: Transaction, service: Service, who: Principal, name: str, scopes: Collection[str], lifetime: timedelta
 ) -> tuple[Any, str]:
-    """Return the key's row, and the key, which is told this once. Problem 403 for more scopes than the maker's."""
+    """Return the key's row, and the key, which is told this once.
+
+    Problem 403 for more scopes than the maker's, or when a key makes it.
+    """
+    not_by_a_key(who)
     not_more_than_own(who, frozenset(scopes))
     user = await lock_user(tx, who.tenant_id, UUID(who.subject)) if _is_id(who.subject) else None
     if user is None:

@@ -23,7 +23,7 @@ from dotmac_contracts.tenant import (
     ServiceAccountUpdated,
 )
 from services.tenant.digests import digest, new_token
-from services.tenant.use_cases.authorize import not_more_than_own
+from services.tenant.use_cases.authorize import not_by_a_key, not_more_than_own
 from services.tenant.use_cases.end_sessions import tell_of_ended
 from services.tenant.use_cases.revoke_tokens import revoke_access
 
@@ -36,6 +36,7 @@ async def create_service_account(
     tx: Transaction, service: Service, who: Principal, name: str, description: str | None, scopes: Collection[str]
 ) -> tuple[Any, UUID, str]:
     """Return the account's row, its first credential, and the secret, which is told this once."""
+    not_by_a_key(who)
     not_more_than_own(who, frozenset(scopes))
     if await tx.fetchval("select count(*) from service_account where tenant_id = $1", who.tenant_id) >= MOST_ACCOUNTS:
         raise Conflict("too-many-service-accounts", f"There can be {MOST_ACCOUNTS}: delete one first.")
@@ -97,6 +98,7 @@ async def add_credential(
     tx: Transaction, service: Service, who: Principal, service_account_id: UUID, lifetime: timedelta | None
 ) -> tuple[Any, UUID, str]:
     """Give an account another secret beside the one that it has; Problem 409 if it has two."""
+    not_by_a_key(who)
     row = await _locked(tx, who, service_account_id)
     not_more_than_own(who, frozenset(row["scopes"]))
     # One whose time is over makes room.
