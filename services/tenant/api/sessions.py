@@ -26,7 +26,7 @@ async def list_sessions(
     limit: Limit = 50,
     cursor: Cursor = None,
     user_id: Annotated[
-        UUID | None, Query(description="Whose: one's own without it; another's, or any by a key, need users:read.")
+        UUID | None, Query(description="Whose: one's own without it; another's, or any by a program, need users:read.")
     ] = None,
 ) -> Response:
     """List the sessions that have not ended, the oldest first."""
