@@ -38,7 +38,8 @@ class Reading:
 class EventStream:
     """Sends what is read after a position, and after each wake-up what has come since.
 
-    It ends with the token, the tenant, the process or the database, and whoever comes back goes on where they were.
+    It ends with the token, which may be revoked, the tenant, the process or the database, and whoever comes back goes
+    on where they were.
     """
 
     service: Service
@@ -64,11 +65,15 @@ class EventStream:
             yield format_sse_event(id=str(position), retry=self.retry_milliseconds)
             while (left := self._left(listener)) > 0:
                 for event in reading.events:
+                    if self._left(listener) <= 0:  # by the time that the client takes it
+                        return
                     yield event
                 if reading.over:
                     return
                 position = reading.position
                 if not reading.more and not await _changes(changed, min(left, HEARTBEAT_SECONDS)):
+                    if self._left(listener) <= 0:
+                        return
                     yield format_sse_event(comment="heartbeat", id=str(position))
                 changed.clear()
                 try:
@@ -77,8 +82,10 @@ class EventStream:
                     return  # the database is away, or what comes next is gone: it is told when it comes back
 
     def _left(self, listener: Listener) -> float:
-        """Return for how many seconds it may go on."""
+        """Return for how many seconds it may go on; asked before anything is sent."""
         if listener.ending or self.service.standings.is_closed(self.who.tenant_id):
+            return 0
+        if self.service.tokens.revocations.include(self.who):
             return 0
         return (self.who.expires_at - self.service.clock.now()).total_seconds()
 

@@ -5,6 +5,7 @@ import contextlib
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -24,11 +25,12 @@ from dotmac_contracts.topics import ALL
 from services.integration.use_cases.forget_events import forget_events
 from services.integration.use_cases.record_events import record_events
 from tests.api import Api, eventually
-from tests.conftest import Tenant, deploy, lasting
+from tests.conftest import PASSWORD, Tenant, deploy, lasting, sign_in
 from tests.feed import FEED, Reader, connected, everything
 from tests.in_process import service_in_process
 
 V1 = "/api/v1"
+WEBHOOKS = f"{V1}/webhook-endpoints"
 
 
 async def published(stack: Stack, tenant: str) -> list[str]:
@@ -74,7 +76,7 @@ def in_order(reader: Reader) -> None:
 @pytest.fixture(scope="module")
 async def isp(stack: Stack, public: Api, platform: Api) -> Tenant:
     deployed = await deploy(public, platform)
-    return Tenant(deployed.id, deployed.slug, lasting(stack, deployed.api), deployed.deployment)
+    return replace(deployed, api=lasting(stack, deployed.api))
 
 
 async def test_what_happens_is_told_as_a_cloud_event(isp: Tenant) -> None:
@@ -171,6 +173,24 @@ async def test_a_stream_ends_with_its_token(stack: Stack, isp: Tenant) -> None:
         await Reader().read(answer)
     assert timedelta(seconds=1) < datetime.now(UTC) - began < timedelta(seconds=8)
     (await isp.api.as_(issuer.issue("x", UUID(isp.id), ["customers:read"])).send("GET", FEED)).problem(403)
+
+
+async def test_a_stream_ends_with_its_session_and_is_sent_nothing_more(stack: Stack, public: Api, isp: Tenant) -> None:
+    user = public.as_(await sign_in(public, isp.administrator, PASSWORD, isp.slug))
+    reader = Reader()
+    async with asyncio.timeout(60), connected(user) as answer:
+        (before,) = await created(isp.api, 1, "Before")
+        await reader.read(answer, lambda: any(event["subject"] == before for event in reader.events))
+        (await user.send("POST", f"{V1}/auth/logout")).expect(204)
+
+        async def known() -> bool:  # to the process that sends
+            return (await replace(user, url=stack.url("integration")).send("GET", WEBHOOKS)).status == 401
+
+        await eventually(known)
+        (after,) = await created(isp.api, 1, "After")
+        await reader.read(answer)  # to its end
+    await everything(isp.api, lambda it: any(event["subject"] == after for event in it.events))
+    assert after not in {event["subject"] for event in reader.events}
 
 
 async def test_a_replaced_instance_ends_its_streams_and_the_reader_goes_on_at_the_next(

@@ -30,7 +30,8 @@ _LARGEST_POSITION = 2**63 - 1
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "Events as they come, until the token expires, the tenant or the connection is closed.",
+            "description": "Events as they come, until the token expires or is revoked, the tenant or the connection is"
+            " closed.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         **problems(410),

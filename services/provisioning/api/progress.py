@@ -58,8 +58,8 @@ async def read_deployment_log(
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "The lines of its log as they come, until it is over, the token expires or the connection"
-            " is closed.",
+            "description": "The lines of its log as they come, until it is over, the token expires or is revoked or"
+            " the connection is closed.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         204: {"description": "It is over, and all of it was sent before: don't come back."},
