@@ -15,6 +15,7 @@ import pytest
 
 from chassis.ids import new_id
 from chassis.messaging.subscription import Received
+from chassis.security.scopes import TENANT_ROLES
 from chassis.security.tokens import TokenIssuer
 from chassis.service import Service
 from deploy.roles import SERVICES
@@ -193,6 +194,41 @@ async def test_a_stream_ends_with_its_session_and_is_sent_nothing_more(stack: St
     assert after not in {event["subject"] for event in reader.events}
 
 
+async def test_events_are_told_to_whom_may_read_what_they_are_about(stack: Stack, isp: Tenant) -> None:
+    issuer, opened = TokenIssuer(stack.jwt_secret_key), "dotmac.billing.BillingAccountOpened"
+
+    def allowed(*scopes: str) -> Api:
+        return isp.api.as_(issuer.issue(str(new_id()), UUID(isp.id), scopes))
+
+    def domains(reader: Reader) -> set[str]:
+        return {event["type"].split(".")[1] for event in reader.events}
+
+    (customer,) = await created(isp.api, 1, "Billed")
+    whole = await everything(
+        isp.api,
+        lambda it: any(event["type"] == opened and event["data"]["customer_id"] == customer for event in it.events),
+    )
+    (last,) = await created(isp.api, 1, "Last")
+    technician = await everything(
+        allowed(*TENANT_ROLES["technician"]), lambda it: any(event["subject"] == last for event in it.events)
+    )
+    in_order(technician)
+    assert customer in {event["subject"] for event in technician.events}
+    assert domains(whole) - domains(technician) == {"billing"}
+
+    def at_the_end(reader: Reader) -> bool:
+        return reader.heartbeats > 0 and int(reader.last_id or 0) >= technician.positions[-1]
+
+    bare, biller, asking = await asyncio.gather(
+        everything(allowed("events:read"), at_the_end),
+        everything(allowed("events:read", "billing:read"), at_the_end),
+        everything(allowed("events:read"), at_the_end, type=opened),
+    )
+    assert domains(whole) - domains(bare) == {"billing", "customer"}
+    assert domains(whole) - domains(biller) == {"customer"}
+    assert asking.events == []
+
+
 async def test_a_replaced_instance_ends_its_streams_and_the_reader_goes_on_at_the_next(
     stack: Stack, isp: Tenant
 ) -> None:
@@ -347,7 +383,7 @@ async def test_what_is_older_than_a_week_is_forgotten_unless_it_is_still_to_be_d
         logged = [row["position"] for row in await tx.fetch("select position from webhook_delivery order by position")]
     assert (kept, logged) == ([2, 5], [2, 5])
     issuer = TokenIssuer(stack.jwt_secret_key)
-    api = public.as_(issuer.issue("x", tenant, ["events:read"]))
+    api = public.as_(issuer.issue("x", tenant, ["events:read", "customers:read"]))
     gone = await api.send("GET", FEED, headers={"Last-Event-ID": "3"})
     gone.problem(410, "events-gone")
     assert (gone.body["earliest"], gone.body["latest"]) == (4, 5)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -25,6 +25,7 @@ V1 = "/api/v1"
 ENDPOINTS = f"{V1}/webhook-endpoints"
 DELIVERIES = f"{V1}/webhook-deliveries"
 CREATED = "dotmac.customer.CustomerCreated"
+INVOICED = "dotmac.billing.InvoiceIssued"
 DISABLED = "dotmac.integration.WebhookEndpointDisabled"
 
 
@@ -125,6 +126,70 @@ async def test_an_endpoint_is_created_read_changed_and_deleted(isp: Tenant, othe
     assert endpoint["secret"] not in str(events)
 
 
+@pytest.fixture
+def limited(stack: Stack, isp: Tenant) -> Callable[..., Api]:
+    """The API as one who may do what there is to do with webhooks, and read what these scopes let him read."""
+
+    def api(*scopes: str) -> Api:
+        allowed = ["webhooks:read", "webhooks:write", *scopes]
+        return isp.api.as_(TokenIssuer(stack.jwt_secret_key).issue(str(uuid4()), UUID(isp.id), allowed))
+
+    return api
+
+
+async def test_nobody_has_sent_what_he_may_not_read(isp: Tenant, limited: Callable[..., Api]) -> None:
+    body, any_version = {"url": "https://hooks.acme.example/"}, {"If-Match": "*"}
+    clerk, beyond = limited("customers:read"), "more-than-own-scopes"
+    for types in ([INVOICED], [CREATED, INVOICED], []):  # none means all
+        (await clerk.send("POST", ENDPOINTS, {**body, "event_types": types})).problem(403, beyond)
+    (await clerk.send("POST", ENDPOINTS, body)).problem(403, beyond)
+    (await limited().send("POST", ENDPOINTS, {**body, "event_types": [CREATED]})).problem(403, beyond)
+    (await limited("billing:read").send("POST", ENDPOINTS, {**body, "event_types": [CREATED]})).problem(403, beyond)
+
+    endpoint = (await clerk.send("POST", ENDPOINTS, {**body, "event_types": [CREATED, DISABLED]})).expect(201)
+    path = f"{ENDPOINTS}/{endpoint['id']}"
+    (await clerk.send("PATCH", path, {"description": "Own"}, headers=any_version)).expect(200)
+    for types in ([INVOICED], []):
+        (await clerk.send("PATCH", path, {"event_types": types}, headers=any_version)).problem(403, beyond)
+    (await isp.api.send("PATCH", path, {"event_types": [INVOICED]}, headers=any_version)).expect(200)
+    for change in ({"url": "https://mine.acme.example/"}, {"event_types": [CREATED]}, {"enabled": False}):
+        (await clerk.send("PATCH", path, change, headers=any_version)).problem(403, beyond)
+    for command in ("rotate-secret", "replay"):
+        (await clerk.send("POST", f"{path}/{command}", {})).problem(403, beyond)
+    unchanged = (await isp.api.send("GET", path)).expect(200)
+    assert (unchanged["url"], unchanged["event_types"], unchanged["version"]) == (body["url"], [INVOICED], 3)
+    (await limited("billing:read").send("POST", f"{path}/rotate-secret", {})).expect(200)
+    (await clerk.send("DELETE", path)).expect(204)
+
+
+async def test_what_waits_or_was_sent_is_told_to_nobody_who_may_not_read_it(
+    isp: Tenant, hook: Receiver, limited: Callable[..., Api]
+) -> None:
+    hook.behaviour = answering(503, **{"Retry-After": "3600"})
+    (customer,) = await created(isp.api, 1, "Waiting")
+
+    async def queued() -> dict[str, Any] | None:
+        waiting = await deliveries(isp.api, hook, status="pending")
+        return waiting[0] if waiting else None
+
+    delivery = await eventually(queued)
+    read, biller, clerk = f"{DELIVERIES}/{delivery['id']}", limited("billing:read"), limited("customers:read")
+    hidden = (await biller.send("GET", read)).expect(200)
+    assert (hidden["event"], hidden["event_type"], hidden["id"]) == (None, CREATED, delivery["id"])
+    assert (await clerk.send("GET", read)).expect(200)["event"]["subject"] == customer
+
+    # Once it is sent events of other kinds, those who may read these may not have sent elsewhere what still waits.
+    path, any_version = f"{ENDPOINTS}/{delivery['endpoint_id']}", {"If-Match": "*"}
+    elsewhere = {"url": "https://mine.acme.example/"}
+    (await isp.api.send("PATCH", path, {"event_types": [INVOICED]}, headers=any_version)).expect(200)
+    (await biller.send("PATCH", path, elsewhere, headers=any_version)).problem(403, "more-than-own-scopes")
+    # Nor what was given up.
+    for enabled in (False, True):
+        (await isp.api.send("PATCH", path, {"enabled": enabled}, headers=any_version)).expect(200)
+    (await biller.send("POST", f"{read}/replay")).problem(403, "more-than-own-scopes")
+    assert await deliveries(isp.api, hook, status="pending") == []
+
+
 @pytest.mark.parametrize(
     "url",
     ["https://10.0.0.1/x", "https://169.254.169.254/latest", "https://[fd00::1]/x", "https://user:pw@acme.example/"],
@@ -139,7 +204,7 @@ async def test_a_url_that_nothing_may_be_sent_to_is_refused(isp: Tenant, url: st
 
 async def test_there_can_be_so_many_endpoints_and_no_more(stack: Stack, public: Api) -> None:
     issuer = TokenIssuer(stack.jwt_secret_key)
-    api = public.as_(issuer.issue("x", uuid4(), ["webhooks:read", "webhooks:write"]))
+    api = public.as_(issuer.issue("x", uuid4(), ["webhooks:read", "webhooks:write", "customers:read"]))
     body = {"url": "https://hooks.acme.example/", "event_types": [CREATED]}
     answers = await asyncio.gather(*(api.send("POST", ENDPOINTS, body) for _ in range(24)))
     assert sorted(answer.status for answer in answers) == [201] * 20 + [409] * 4

@@ -54,13 +54,16 @@ async def stream_events(
     The id of an event is its position. Whoever comes back with it as Last-Event-ID goes on where they were; without
     one, and without `after`, what comes from now on is sent. Events are kept for a week: 410 if some are gone that
     would have been sent. A heartbeat comes every ten seconds, with the position up to which there was nothing to send.
+
+    Events about what the token has no scope to read are left out, also if their types are asked for: those of customers
+    without `customers:read`, those of billing without `billing:read`.
     """
     position = int(last_event_id) if last_event_id is not None else after
     if position is None:
         position = await newest(service, who.tenant_id)
 
     async def read(after: int) -> Reading:
-        events, up_to = await read_on(service, who.tenant_id, after, types)
+        events, up_to = await read_on(service, who, after, types)
         sent = [format_sse_event(data_str=document.decode(), id=str(number)) for number, document in events]
         return Reading(sent, up_to, more=len(events) == MOST_AT_ONCE)
 

@@ -14,7 +14,9 @@ from chassis.ids import PLATFORM_TENANT
 from chassis.security.principals import Principal
 from services.integration.consumers.audit import AUDITED_EVENTS, RESOURCE_TYPES
 from services.integration.consumers.events import PUBLIC_EVENTS
+from services.integration.domain.guards import GUARDS
 
+_GUARDED = ", ".join(f"`{scope}` for `dotmac.{domain}.*`" for domain, scope in sorted(GUARDS.items()))
 _URL = r"^https?://[A-Za-z0-9._~:/?@!$&'()*+,;=%\[\]-]+$"
 
 
@@ -40,7 +42,12 @@ EventType = TypeAliasType(
     ],
 )
 EventTypes = Annotated[
-    list[EventType], Field(max_length=100, description="The types to be sent; none means all, and those to come.")
+    list[EventType],
+    Field(
+        max_length=100,
+        description="The types to be sent; none means all, and those to come. They take the scopes to read what they"
+        f" are about: {_GUARDED}.",
+    ),
 ]
 Url = Annotated[
     str,
@@ -144,7 +151,9 @@ class DeliveryDetail(DeliveryView):
     """An event on its way to an endpoint, with the attempts and with what is sent."""
 
     log: list[AttemptView]
-    event: dict[str, Any] = Field(description="The CloudEvent that is sent.")
+    event: dict[str, Any] | None = Field(
+        description=f"The CloudEvent that is sent. Null without the scope to read what it is about: {_GUARDED}."
+    )
 
 
 AuditAction = TypeAliasType(

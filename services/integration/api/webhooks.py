@@ -29,6 +29,7 @@ from services.integration.api.models import (
     Rotation,
     Span,
 )
+from services.integration.domain.guards import guards_of
 from services.integration.tables import lock_endpoint
 from services.integration.use_cases.change_endpoint import (
     create_endpoint,
@@ -49,10 +50,13 @@ _DELIVERY = "/webhook-deliveries/{delivery_id}"
 async def create_webhook_endpoint(
     request: Request, service: CurrentService, who: Writer, body: EndpointData
 ) -> Response:
-    """Have events sent to a URL, signed by the Standard Webhooks specification. The secret is told this once."""
+    """Have events sent to a URL, signed by the Standard Webhooks specification. The secret is told this once.
+
+    403 without the scopes to read events of these types.
+    """
 
     async def create(tx: Transaction) -> Response:
-        row, secret = await create_endpoint(tx, service, who.tenant_id, body.model_dump())
+        row, secret = await create_endpoint(tx, service, who, body.model_dump())
         view = EndpointWithSecret.with_secret(row, secret)
         return json(view, 201, {"Location": f"/api/v1/webhook-endpoints/{view.id}", "ETag": etag(1)})
 
@@ -81,12 +85,13 @@ async def change_webhook_endpoint(
 ) -> Response:
     """Change, disable or enable a webhook endpoint; send its ETag as If-Match.
 
-    What waits for one that is disabled fails. Once it is enabled again, a replay brings what it missed.
+    What waits for one that is disabled fails. Once it is enabled again, a replay brings what it missed. 403 without the
+    scopes to read what it is sent, before the change and after it.
     """
     async with service.db.for_tenant(who.tenant_id) as tx:
         row = await lock_endpoint(tx, who.tenant_id, endpoint_id)
         require_match(request, row["version"])
-        row = await update_endpoint(tx, service, row, body.model_dump(exclude_unset=True))
+        row = await update_endpoint(tx, service, who, row, body.model_dump(exclude_unset=True))
     return json(EndpointView.of(row), headers={"ETag": etag(row["version"])})
 
 
@@ -102,11 +107,14 @@ async def delete_webhook_endpoint(service: CurrentService, who: Writer, endpoint
 async def rotate_webhook_secret(
     request: Request, service: CurrentService, who: Writer, endpoint_id: UUID, body: Rotation
 ) -> Response:
-    """Give a webhook endpoint another secret; for a while events are signed by the old one as well."""
+    """Give a webhook endpoint another secret; for a while events are signed by the old one as well.
+
+    403 without the scopes to read what it is sent.
+    """
 
     async def rotate(tx: Transaction) -> Response:
         overlap = timedelta(hours=body.overlap_hours)
-        row, secret = await rotate_secret(tx, service, who.tenant_id, endpoint_id, overlap)
+        row, secret = await rotate_secret(tx, service, who, endpoint_id, overlap)
         return json(EndpointWithSecret.with_secret(row, secret), headers={"ETag": etag(row["version"])})
 
     return await idempotent(request, service, who, rotate)
@@ -116,14 +124,17 @@ async def rotate_webhook_secret(
 async def replay_webhook_events(
     request: Request, service: CurrentService, who: Writer, endpoint_id: UUID, body: Span
 ) -> Response:
-    """Send the events of a span of time again, in their order, behind those that wait; each keeps its id."""
+    """Send the events of a span of time again, in their order, behind those that wait; each keeps its id.
+
+    403 without the scopes to read what the endpoint is sent.
+    """
     until = body.until or service.clock.now()
     since = body.since or datetime.min.replace(tzinfo=UTC)
     if until < since:
         raise Unprocessable("empty-span", "The span ends before it begins.")
 
     async def replay(tx: Transaction) -> Response:
-        count = await replay_span(tx, service, who.tenant_id, endpoint_id, since, until)
+        count = await replay_span(tx, service, who, endpoint_id, since, until)
         return json(Replayed(deliveries=count), 202)
 
     return await idempotent(request, service, who, replay)
@@ -159,7 +170,8 @@ async def get_webhook_delivery(service: CurrentService, who: Reader, delivery_id
             delivery_id,
         )
     log = [_attempt(attempt) for attempt in attempts]
-    return json(DeliveryDetail(log=log, event=orjson.loads(document), **dict(DeliveryView.of(row))))
+    event = orjson.loads(document) if guards_of([row["event_type"]]) <= who.scopes else None
+    return json(DeliveryDetail(log=log, event=event, **dict(DeliveryView.of(row))))
 
 
 def _attempt(row: Any) -> AttemptView:
@@ -170,10 +182,10 @@ def _attempt(row: Any) -> AttemptView:
 async def replay_webhook_delivery(
     request: Request, service: CurrentService, who: Writer, delivery_id: UUID
 ) -> Response:
-    """Send an event again, behind those that wait; it keeps its id."""
+    """Send an event again, behind those that wait; it keeps its id. 403 without the scope to read it."""
 
     async def replay(tx: Transaction) -> Response:
-        row = await replay_delivery(tx, service, who.tenant_id, delivery_id)
+        row = await replay_delivery(tx, service, who, delivery_id)
         view = DeliveryView.of(row)
         return json(view, 202, {"Location": f"/api/v1/webhook-deliveries/{view.id}"})
 

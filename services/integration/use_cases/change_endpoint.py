@@ -9,6 +9,7 @@ from chassis.http.problem import Conflict, Unprocessable
 from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.persistence.database import Transaction
+from chassis.security.principals import Principal
 from chassis.service import Service
 from dotmac_contracts.envelope import Event
 from dotmac_contracts.integration import (
@@ -23,16 +24,17 @@ from services.integration.domain.addresses import Refused, check_url
 from services.integration.domain.signature import new_secret
 from services.integration.settings import webhook_settings
 from services.integration.tables import lock_endpoint, lock_feed
+from services.integration.use_cases.authorize import may_read
 
 MOST_ENDPOINTS = 20
 CHANGEABLE = ("url", "event_types", "description", "enabled")
 
 
-async def create_endpoint(
-    tx: Transaction, service: Service, tenant_id: UUID, fields: dict[str, Any]
-) -> tuple[Any, str]:
+async def create_endpoint(tx: Transaction, service: Service, who: Principal, fields: dict[str, Any]) -> tuple[Any, str]:
     """Return the endpoint's row, and its secret, which is told this once."""
+    may_read(who, fields["event_types"])
     host = _host(fields["url"])
+    tenant_id = who.tenant_id
     await lock_feed(tx, tenant_id)  # two at once could both be the last one
     if await tx.fetchval("select count(*) from webhook_endpoint") >= MOST_ENDPOINTS:
         raise Conflict("too-many-endpoints", f"There can be {MOST_ENDPOINTS} webhook endpoints: delete one first.")
@@ -55,9 +57,16 @@ async def create_endpoint(
     return row, secret
 
 
-async def update_endpoint(tx: Transaction, service: Service, row: Any, changes: dict[str, Any]) -> Any:
-    """Apply changes to an endpoint that is locked, and return its row. What waits for one that is disabled fails."""
+async def update_endpoint(tx: Transaction, service: Service, who: Principal, row: Any, changes: dict[str, Any]) -> Any:
+    """Apply changes to an endpoint that is locked, and return its row. What waits for one that is disabled fails.
+
+    It takes the scopes to read what the endpoint was sent before, what still waits for it, and what it will be sent.
+    """
     fields = {**{name: row[name] for name in CHANGEABLE}, **changes}
+    may_read(who, row["event_types"])
+    may_read(who, fields["event_types"])
+    if waiting := await _waiting_types(tx, row):  # of types that it had once, and is sent wherever it is now
+        may_read(who, waiting)
     host = _host(fields["url"])
     if fields == {name: row[name] for name in CHANGEABLE}:
         return row
@@ -93,10 +102,12 @@ async def disable_endpoint(tx: Transaction, service: Service, row: Any, reason: 
 
 
 async def rotate_secret(
-    tx: Transaction, service: Service, tenant_id: UUID, endpoint_id: UUID, overlap: timedelta
+    tx: Transaction, service: Service, who: Principal, endpoint_id: UUID, overlap: timedelta
 ) -> tuple[Any, str]:
     """Return the endpoint's row and its new secret; the old one signs as well until the overlap is over."""
-    await lock_endpoint(tx, tenant_id, endpoint_id)
+    tenant_id = who.tenant_id
+    row = await lock_endpoint(tx, tenant_id, endpoint_id)
+    may_read(who, row["event_types"])  # whoever has the secret can make events up
     secret, now = new_secret(), service.clock.now()
     row = await tx.fetchrow(
         "update webhook_endpoint set previous_secret = secret, previous_until = $4, secret = $3,"
@@ -119,6 +130,16 @@ async def delete_endpoint(tx: Transaction, service: Service, tenant_id: UUID, en
     await tx.execute("delete from webhook_endpoint where tenant_id = $1 and endpoint_id = $2", tenant_id, endpoint_id)
     event = WebhookEndpointDeleted(endpoint_id=endpoint_id, tenant_id=tenant_id)
     await publish(tx, [Outgoing(event, row["version"] + 1)], source=service.source, clock=service.clock)
+
+
+async def _waiting_types(tx: Transaction, row: Any) -> list[str]:
+    rows = await tx.fetch(
+        "select distinct event_type from webhook_delivery"
+        " where tenant_id = $1 and endpoint_id = $2 and status = 'pending'",
+        row["tenant_id"],
+        row["endpoint_id"],
+    )
+    return [waiting["event_type"] for waiting in rows]
 
 
 async def _drop_waiting(tx: Transaction, identity: tuple[UUID, UUID], now: datetime) -> None:

@@ -5,7 +5,9 @@ from uuid import UUID
 
 from chassis.http.problem import Problem
 from chassis.persistence.database import Transaction
+from chassis.security.principals import Principal
 from chassis.service import Service
+from services.integration.domain.guards import hidden_from
 
 MOST_AT_ONCE = 200
 
@@ -18,15 +20,16 @@ async def newest(service: Service, tenant_id: UUID) -> int:
 
 
 async def read_on(
-    service: Service, tenant_id: UUID, after: int, types: Sequence[str]
+    service: Service, who: Principal, after: int, types: Sequence[str]
 ) -> tuple[list[tuple[int, bytes]], int]:
     """Return events after a position, of these types or of all, and the position up to which there is nothing else.
 
-    An event is its position and its document; there are `MOST_AT_ONCE` at most. Problem 410 if some are gone by now.
+    An event is its position and its document; there are `MOST_AT_ONCE` at most. Those of domains that the reader has no
+    scope for are passed over, as those of other types are. Problem 410 if some are gone by now.
     The newest position is looked up first: all up to there is committed, whoever wrote it.
     """
-    async with service.db.for_tenant(tenant_id) as tx:
-        last, forgotten = await _ends(tx, tenant_id)
+    async with service.db.for_tenant(who.tenant_id) as tx:
+        last, forgotten = await _ends(tx, who.tenant_id)
         if not (forgotten <= after <= last):
             raise Problem(
                 410,
@@ -37,11 +40,13 @@ async def read_on(
             )
         rows = await tx.fetch(
             "select position, document from feed_event where tenant_id = $1 and position > $2 and position <= $3"
-            " and (cardinality($4::text[]) = 0 or type = any($4)) order by position limit $5",
-            tenant_id,
+            " and (cardinality($4::text[]) = 0 or type = any($4))"
+            " and split_part(type, '.', 2) <> all($5::text[]) order by position limit $6",
+            who.tenant_id,
             after,
             last,
             list(types),
+            hidden_from(who.scopes),
             MOST_AT_ONCE,
         )
     events = [(row["position"], row["document"]) for row in rows]

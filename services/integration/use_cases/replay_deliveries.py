@@ -7,22 +7,27 @@ from uuid import UUID
 from chassis.http.problem import Conflict, NotFound, Unprocessable
 from chassis.ids import new_id
 from chassis.persistence.database import Transaction
+from chassis.security.principals import Principal
 from chassis.service import Service
 from services.integration.tables import lock_feed, queue_deliveries
+from services.integration.use_cases.authorize import may_read
 from services.integration.use_cases.record_events import DISPATCHER
 
 MOST_REPLAYED = 10_000
 
 
 async def replay_span(
-    tx: Transaction, service: Service, tenant_id: UUID, endpoint_id: UUID, since: datetime, until: datetime
+    tx: Transaction, service: Service, who: Principal, endpoint_id: UUID, since: datetime, until: datetime
 ) -> int:
     """Queue the events that were recorded in a span of time and that the endpoint wants; return how many those are.
 
-    Whether they were delivered before does not matter: an event keeps its id, by which the receiver knows it.
+    Whether they were delivered before does not matter: an event keeps its id, by which the receiver knows it. It takes
+    the scopes to read what the endpoint is sent.
     """
+    tenant_id = who.tenant_id
     await lock_feed(tx, tenant_id)
     endpoint = await _endpoint(tx, tenant_id, endpoint_id)
+    may_read(who, endpoint["event_types"])
     rows = await tx.fetch(
         "select position, event_id, type from feed_event where tenant_id = $1 and recorded_at >= $2"
         " and recorded_at < $3 and (cardinality($4::text[]) = 0 or type = any($4)) order by position limit $5",
@@ -39,8 +44,12 @@ async def replay_span(
     return len(rows)
 
 
-async def replay_delivery(tx: Transaction, service: Service, tenant_id: UUID, delivery_id: UUID) -> Any:
-    """Queue the event of a delivery that has ended, and return the row of the new delivery."""
+async def replay_delivery(tx: Transaction, service: Service, who: Principal, delivery_id: UUID) -> Any:
+    """Queue the event of a delivery that has ended, and return the row of the new delivery.
+
+    It takes the scope to read the event: the endpoint may have been sent others then, somewhere else.
+    """
+    tenant_id = who.tenant_id
     await lock_feed(tx, tenant_id)
     row = await tx.fetchrow(
         "select endpoint_id, position, event_id, event_type as type, status from webhook_delivery"
@@ -50,6 +59,7 @@ async def replay_delivery(tx: Transaction, service: Service, tenant_id: UUID, de
     )
     if row is None:
         raise NotFound("webhook delivery", delivery_id)
+    may_read(who, [row["type"]])
     await _endpoint(tx, tenant_id, row["endpoint_id"])
     if row["status"] == "pending":
         raise Conflict("wrong-state", "The delivery has not ended: it is still being tried.")
