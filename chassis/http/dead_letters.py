@@ -19,8 +19,9 @@ from chassis.persistence.database import Transaction
 from chassis.security.principals import Principal
 from chassis.service import Service
 
+_WRITE = "dead-letters:write"
 Reader = Annotated[Principal, Depends(require("dead-letters:read"))]
-Writer = Annotated[Principal, Depends(require("dead-letters:write"))]
+Writer = Annotated[Principal, Depends(require(_WRITE))]
 LetterId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
@@ -57,7 +58,10 @@ class DeadLetterDetail(DeadLetterView):
     """A dead letter with its record, and with what was done about it."""
 
     headers: dict[str, str] = Field(description="The record's headers. Bytes that are no text are shown as U+FFFD.")
-    value: str | None = Field(description="The record's value, in base64.")
+    value: str | None = Field(
+        description="The record's value, in base64. It may tell of an ISP's customer or bill, and so is shown to those"
+        " alone who judge whether to replay it (`dead-letters:write`): null for others, and where it has none."
+    )
     actions: list[Action] = Field(description="The oldest first.")
 
 
@@ -74,15 +78,16 @@ def _fields(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-async def _detail(tx: Transaction, letter_id: int) -> Response:
+async def _detail(tx: Transaction, who: Principal, letter_id: int) -> Response:
     letter = await dead_letter.show(tx, letter_id)
     if letter is None:
         raise NotFound("dead letter", letter_id)
+    value = letter.value if _WRITE in who.scopes else None
     return json(
         DeadLetterDetail(
             **_fields(letter),
             headers={name: _text(value) for name, value in letter.headers},
-            value=None if letter.value is None else base64.b64encode(letter.value).decode(),
+            value=None if value is None else base64.b64encode(value).decode(),
             actions=[Action(**row) for row in await dead_letter.actions(tx, letter_id)],
         )
     )
@@ -111,7 +116,7 @@ def router(service_name: str) -> APIRouter:
     async def get_dead_letter(service: CurrentService, who: Reader, letter_id: LetterId) -> Response:
         """Read one with its record and with what was done about it."""
         async with service.db.for_tenant(who.tenant_id) as tx:
-            return await _detail(tx, letter_id)
+            return await _detail(tx, who, letter_id)
 
     @routes.post("/{letter_id}/replay", name=f"replay_{service_name}_dead_letter", response_model=DeadLetterDetail)
     async def replay_dead_letter(service: CurrentService, who: Writer, letter_id: LetterId) -> Response:
@@ -133,4 +138,4 @@ async def _act(service: Service, who: Principal, letter_id: int, action: dead_le
             if letter is None:
                 raise NotFound("dead letter", letter_id)
             raise Problem(409, "wrong-state", f"It was {letter.resolution} already.")
-        return await _detail(tx, letter_id)
+        return await _detail(tx, who, letter_id)
