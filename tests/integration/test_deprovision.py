@@ -1,5 +1,6 @@
 """A tenant leaves: its data is written down whole, and then there is nothing of it in any table of any service."""
 
+import asyncio
 import hashlib
 import json
 from collections import Counter
@@ -8,13 +9,21 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+from aiokafka import AIOKafkaProducer
 
+from chassis.ids import new_id
 from deploy.roles import SERVICES
 from deploy.stack.stack import Stack
+from dotmac_contracts.customer import CustomerCreated
+from dotmac_contracts.envelope import encode
+from dotmac_contracts.provisioning import DataDeletionRequested
+from services.billing.consumers import customers, departures
 from tests.api import Api, eventually
 from tests.conftest import PASSWORD, Tenant, deploy
 from tests.deployments import done, ended, ordered, past_security, settled, tables_of_tenants
-from tests.integration.test_flow import accounts_of, billed, imported
+from tests.in_process import received, service_in_process
+from tests.integration.test_flow import accounts, accounts_of, billed, imported
+from tests.subscriptions import all_handled
 
 V1 = "/api/v1"
 KEPT = {
@@ -57,6 +66,18 @@ async def rows(stack: Stack, tenant: str) -> Counter[str]:
     return found
 
 
+async def nothing_stays(stack: Stack, tenant: str) -> None:
+    """Return once nothing of a tenant is left but what the platform itself keeps."""
+
+    async def gone() -> bool:  # what is told of it last goes through an outbox as well
+        left = await rows(stack, tenant)
+        return not [
+            name for name, count in left.items() if count and name.split(".")[1] not in KEPT[name.split(".")[0]]
+        ]
+
+    await eventually(gone)
+
+
 async def settle_in(isp: Tenant) -> None:
     """Use every service, so that each holds something."""
     (await isp.api.send("POST", f"{V1}/webhook-endpoints", {"url": "https://t.example/"})).expect(201)
@@ -92,7 +113,7 @@ async def test_a_tenant_leaves_with_all_its_data_and_nothing_of_it_stays(
     of_another = await rows(stack, other.id)
     before = await rows(stack, isp.id)
     assert all(before[f"{service}.journal"] for service in ("tenant", "customer", "billing", "integration"))
-    customers = (await isp.api.send("GET", f"{V1}/customers")).expect(200)["items"]
+    known = (await isp.api.send("GET", f"{V1}/customers")).expect(200)["items"]
     found = await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0, reason="They leave")
     assert [step["name"] for step in found["steps"]] == [
         "close_access",
@@ -105,13 +126,7 @@ async def test_a_tenant_leaves_with_all_its_data_and_nothing_of_it_stays(
     assert "customer deleted" in found["steps"][3]["detail"]
     assert found["steps"][4]["detail"].count("has 0 left") == 4
 
-    async def gone() -> bool:  # what is told of it last goes through an outbox as well
-        left = await rows(stack, isp.id)
-        return not [
-            name for name, count in left.items() if count and name.split(".")[1] not in KEPT[name.split(".")[0]]
-        ]
-
-    await eventually(gone)
+    await nothing_stays(stack, isp.id)
     after = await rows(stack, other.id)
     assert {name: count for name, count in after.items() if count < of_another[name]} == {}
 
@@ -119,7 +134,7 @@ async def test_a_tenant_leaves_with_all_its_data_and_nothing_of_it_stays(
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.ndjson")}
     lines = {name: path.read_bytes().splitlines() for name, path in files.items()}
     assert {json.loads(line)["customer_id"] for line in lines["customer/customer.ndjson"]} == {
-        item["id"] for item in customers
+        item["id"] for item in known
     }
     for name in ("invoice", "invoice_line", "payment", "subscription", "billing_account", "ledger_entry"):
         assert len(lines[f"billing/{name}.ndjson"]) == before[f"billing.{name}"]
@@ -167,6 +182,73 @@ async def test_a_tenant_leaves_with_all_its_data_and_nothing_of_it_stays(
     assert len(lines["integration/audit_entry.ndjson"]) > 10
     transitions = (await platform.send("GET", f"{path}/transitions")).expect(200)["items"]
     assert [item["to_status"] for item in transitions[-3:]] == ["active", "deprovisioning", "deprovisioned"]
+
+
+async def test_a_tenant_that_leaves_in_the_middle_of_an_import_leaves_nothing(
+    stack: Stack, public: Api, platform: Api
+) -> None:
+    isp = await deploy(public, platform)
+    await settled(stack, isp.id)
+    content = "external_reference,name\n" + "".join(f"m-{number},Customer {number}\n" for number in range(20_000))
+    headers = {"Content-Type": "text/csv"}
+    (await isp.api.send("POST", f"{V1}/customers/imports", raw=content.encode(), headers=headers)).expect(202)
+    await accounts(isp.api, 1)
+    await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0)
+    await all_handled(stack.kafka)
+    await nothing_stays(stack, isp.id)
+
+
+async def test_a_customer_who_is_told_of_once_the_tenant_has_left_is_no_dead_letter(
+    stack: Stack, public: Api, platform: Api
+) -> None:
+    isp = await deploy(public, platform)
+    await settled(stack, isp.id)
+    await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0)
+    async with AIOKafkaProducer(bootstrap_servers=stack.kafka) as producer:
+        (late,) = received(_created(isp))
+        record = encode(late.event, late.envelope)
+        await producer.send_and_wait(record.topic, record.value, record.key, headers=record.headers)
+    await all_handled(stack.kafka)
+    await nothing_stays(stack, isp.id)
+
+
+async def test_an_account_that_is_opened_while_the_data_is_deleted_is_deleted_with_it(
+    stack: Stack, public: Api, platform: Api
+) -> None:
+    isp = await deploy(public, platform)
+    await all_handled(stack.kafka)
+    tenants = [UUID(isp.id)]
+    leaves = DataDeletionRequested(tenant_id=UUID(isp.id), deployment_id=new_id(), step="delete_data")
+    async with service_in_process(stack, "billing") as service:
+        create = customers.subscription(service).handlers[CustomerCreated]
+        delete = departures.subscription(service).handlers[DataDeletionRequested]
+
+        async def deleted() -> None:
+            async with service.consumer_db.for_tenants(tenants) as tx:
+                await delete(tx, received(leaves))
+
+        async with past_security(stack, "billing") as database, service.consumer_db.for_tenants(tenants) as tx:
+            await create(tx, received(_created(isp)))
+            opener = await tx.fetchval("select pg_backend_pid()")
+            leaving = asyncio.create_task(deleted())
+
+            async def waits() -> bool:
+                blocked = "select exists (select from pg_stat_activity where $1 = any(pg_blocking_pids(pid)))"
+                return leaving.done() or bool(await database.fetchval(blocked, opener))
+
+            await eventually(waits)
+            assert not leaving.done()
+        await leaving
+        await deleted()  # as it is proven
+        async with service.consumer_db.for_tenants(tenants) as tx:
+            assert await tx.fetchval("select count(*) from billing_account") == 0
+            proof = await tx.fetchval("select tables from departure")
+        assert {table["table"]: table["remaining"] for table in proof if table["remaining"]} == {}
+
+
+def _created(isp: Tenant) -> CustomerCreated:
+    ids = {"customer_id": new_id(), "tenant_id": isp.id}
+    return CustomerCreated.model_validate({**ids, "name": "Ada", "status": "active", "paperless_billing": False})
 
 
 async def test_a_tenant_that_stays_after_all_has_lost_nothing(stack: Stack, public: Api, platform: Api) -> None:

@@ -12,12 +12,11 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from chassis.ids import new_id
-from chassis.messaging.subscription import Received
 from deploy.backup import databases
 from deploy.stack.stack import Stack
 from dotmac_contracts.billing import SubscriptionSnapshot
 from dotmac_contracts.customer import CustomerSnapshot, CustomerUpdated
-from dotmac_contracts.envelope import Envelope, Event, Tombstone, decode
+from dotmac_contracts.envelope import Event, Tombstone, decode
 from dotmac_contracts.provisioning import DataDeletionRequested
 from dotmac_contracts.tenant import TenantSnapshot
 from dotmac_contracts.topics import (
@@ -31,7 +30,7 @@ from services.customer.consumers import departures, snapshots
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
 from tests.deployments import done, past_security, settled
-from tests.in_process import service_in_process
+from tests.in_process import received, service_in_process
 from tests.integration.test_deprovision import settle_in
 from tests.integration.test_flow import imported
 from tests.integration.test_journal import published, republish
@@ -191,11 +190,6 @@ async def asked(stack: Stack, service: str, sql: str, tenant: str, *args: Any) -
         return list(await connection.fetch(sql, UUID(tenant), *args))
     finally:
         await connection.close()
-
-
-def received(event: Event) -> Sequence[Received[Any]]:
-    envelope = Envelope(new_id(), "/services/test", event.TYPE, datetime.now(UTC), event.key, event.tenant_id, 1)
-    return [Received(envelope, event)]
 
 
 async def waits(stack: Stack) -> bool:

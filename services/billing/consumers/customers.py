@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from chassis.departure import departed
 from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
 from chassis.messaging.subscription import Permanent, Received, Subscription
@@ -22,13 +23,16 @@ def subscription(service: Service) -> Subscription:
     """Return what billing does with the customers' events."""
 
     async def created(tx: Transaction, received: Sequence[Received[CustomerCreated]]) -> None:
-        currencies = {
-            row["tenant_id"]: row["currency"]
-            for row in await tx.fetch("select tenant_id, currency from workspace where removed_at is null")
-        }
+        # Held, so that who deletes a tenant's data waits, and deletes what is opened here when it proves the deletion.
+        rows = await tx.fetch("select tenant_id, currency from workspace where removed_at is null for key share")
+        currencies = {row["tenant_id"]: row["currency"] for row in rows}
         missing = {item.event.tenant_id for item in received} - currencies.keys()
         if missing:
-            raise Permanent(f"no workspace was prepared for {', '.join(map(str, missing))}")
+            # One that has left had customers on their way still: nothing of them is to be kept, nor as a dead letter.
+            missing -= await departed(tx)
+            if missing:
+                raise Permanent(f"no workspace was prepared for {', '.join(map(str, missing))}")
+            received = [item for item in received if item.event.tenant_id in currencies]
         rows = await tx.fetch(
             "insert into billing_account"
             " (tenant_id, account_id, customer_id, external_reference, currency, status, version)"

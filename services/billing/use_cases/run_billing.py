@@ -130,7 +130,11 @@ async def _next_chunk(service: Service, tenant_id: UUID, run_id: UUID, ahead: _C
             tenant_id,
             run_id,
         )
-        last = await tx.fetchval("select last_invoice_number from workspace where tenant_id = $1 for update", tenant_id)
+        last = await tx.fetchval(
+            # Whoever opens accounts meanwhile holds the key alone.
+            "select last_invoice_number from workspace where tenant_id = $1 for no key update",
+            tenant_id,
+        )
         stands = run is not None and run["finished_at"] is None and (ahead is None or ahead.after_number == last)
         if deciding and not stands:
             deciding.cancel()
