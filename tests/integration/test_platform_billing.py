@@ -1,23 +1,31 @@
 """The platform bills its tenants by the service that they bill their customers by."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
+from chassis.clock import FixedClock
+from chassis.ids import PLATFORM_TENANT
 from chassis.money import Money
+from chassis.security.actors import Actor
 from deploy.stack.stack import Stack
 from services.billing.domain.period import Period, charge
 from services.billing.domain.platform import PLATFORM_PLANS, next_period
+from services.billing.use_cases.order_run import order_platform_run
 from tests.api import Api, eventually
 from tests.conftest import Tenant, deploy
-from tests.deployments import done
+from tests.deployments import done, past_security
+from tests.in_process import service_in_process
 from tests.integration.test_flow import accounts, billed, imported
 
 V1 = "/api/v1"
 ANY = {"If-Match": "*"}
+YEARS = 4
+"""So far in the past each month has the same days."""
 STARTER, PREMIUM = PLATFORM_PLANS["starter"], PLATFORM_PLANS["premium"]
 
 
@@ -62,6 +70,20 @@ async def invoice(platform: Api, isp: Tenant, period: date) -> list[tuple[str, i
     return [(line["description"], line["quantity"], line["amount"]["amount_minor"]) for line in whole["lines"]]
 
 
+async def moved(stack: Stack, isp: Tenant, account: dict[str, Any], years: int) -> None:
+    """Move in time what a tenant is billed for."""
+    dates = (
+        "started_on = started_on + make_interval(years => $2), cancelled_on = cancelled_on + make_interval(years => $2)"
+    )
+    async with past_security(stack, "billing") as database, database.transaction():
+        await database.execute(f"update subscription set {dates} where account_id = $1", UUID(account["id"]), years)
+        await database.execute(
+            "update active_customers set day = day + make_interval(years => $2) where tenant_id = $1",
+            UUID(isp.id),
+            years,
+        )
+
+
 async def test_a_tenant_is_billed_for_its_tier_and_its_active_customers(
     stack: Stack, public: Api, platform: Api
 ) -> None:
@@ -71,7 +93,6 @@ async def test_a_tenant_is_billed_for_its_tier_and_its_active_customers(
         await asyncio.sleep(left.total_seconds())
     today = datetime.now(UTC).date()
     this = Period(today.replace(day=1), next_period(today))
-    following = next_period(this.end)
     isp = await deploy(public, platform, plan="starter", currency="EUR")
     account, _ = await asyncio.gather(
         account_of(platform, isp),
@@ -108,15 +129,6 @@ async def test_a_tenant_is_billed_for_its_tier_and_its_active_customers(
         return bool(await items(isp.api, "billing-accounts", customer_id=customer["id"], status="closed"))
 
     await eventually(closed)
-    # Ten that were there, two more, and one of them has left by the end of the day.
-    assert await invoice(platform, isp, this.start) == [
-        ("Starter", None, charge(Money(STARTER.price_minor, "USD"), this, today, None).amount_minor),
-        (
-            "Starter, active customers",
-            11,
-            charge(Money(11 * STARTER.unit_price_minor, "USD"), this, today, None).amount_minor,
-        ),
-    ]
 
     # Another tier holds from the next month; what was chosen in between is never billed. The suspended are.
     path = f"{V1}/tenants/{isp.id}"
@@ -131,21 +143,99 @@ async def test_a_tenant_is_billed_for_its_tier_and_its_active_customers(
         ("premium", end, None),
     ]
     await done(platform, stack, isp.id, operation="suspend")
-    assert await invoice(platform, isp, this.end) == [
+
+    # Once these months are over, they are billed.
+    await moved(stack, isp, account, -YEARS)
+    first, second, third = (
+        month.replace(year=month.year - YEARS) for month in (this.start, this.end, next_period(this.end))
+    )
+    # Ten that were there, two more, and one of them has left by the end of the day.
+    assert await invoice(platform, isp, first) == [
+        ("Starter", None, charge(Money(STARTER.price_minor, "USD"), this, today, None).amount_minor),
+        (
+            "Starter, active customers",
+            11,
+            charge(Money(11 * STARTER.unit_price_minor, "USD"), this, today, None).amount_minor,
+        ),
+    ]
+    assert await invoice(platform, isp, second) == [
         ("Premium", None, PREMIUM.price_minor),
         ("Premium, active customers", 11, 11 * PREMIUM.unit_price_minor),
     ]
-    assert await invoice(platform, isp, following) == [
+    assert await invoice(platform, isp, third) == [
         ("Premium", None, PREMIUM.price_minor),
         ("Premium, active customers", 7, 7 * PREMIUM.unit_price_minor),
     ]
 
     # One that has left is subscribed to nothing any more, and what it was billed stays.
+    await moved(stack, isp, account, YEARS)
     await done(platform, stack, isp.id, operation="deprovision", grace_seconds=0)
     await account_of(platform, isp, "closed")
     assert [end for *_, end in await subscribed(platform, account, 3)] == [today.isoformat(), end, end]
     assert len(await items(platform, "invoices", customer_id=isp.id)) == 3
-    assert await items(platform, "invoices", customer_id=isp.id, period=f"{next_period(following):%Y-%m}") == []
+    assert await items(platform, "invoices", customer_id=isp.id, period=f"{next_period(third):%Y-%m}") == []
+
+
+async def test_a_month_that_is_not_over_is_billed_by_tenants_and_not_by_the_platform(
+    platform: Api, tenant: Tenant
+) -> None:
+    today = datetime.now(UTC).date()
+    for month in (today, next_period(today)):
+        order = {"period": f"{month:%Y-%m}"}
+        (await platform.send("POST", f"{V1}/billing-runs", order)).problem(409, "period-not-over")
+        (await tenant.api.send("POST", f"{V1}/billing-runs", order)).expect(202)
+    await billed(platform, f"{Period.before(Period.before(today).start).start:%Y-%m}")
+
+
+async def runs(stack: Stack, period: Period) -> list[Any]:
+    """Return whose the platform's runs for a month are, as they are kept."""
+    async with past_security(stack, "billing") as database:
+        rows = await database.fetch(
+            "select actor from billing_run where tenant_id = $1 and period_start = $2", PLATFORM_TENANT, period.start
+        )
+    return [Actor.kept(row["actor"]).actorkind for row in rows]
+
+
+async def test_the_last_month_is_billed_without_anybodys_doing(stack: Stack, platform: Api) -> None:
+    last = Period.before((datetime.now(UTC) - timedelta(hours=1)).date())
+
+    async def ordered() -> list[Any] | None:
+        return await runs(stack, last) or None
+
+    assert await eventually(ordered) == ["system"]
+
+
+async def test_a_month_is_ordered_once_it_is_over_and_once(stack: Stack, platform: Api) -> None:
+    clock = FixedClock(datetime(2012, 3, 1, 0, 59, tzinfo=UTC))
+    january, february, march = (Period.parse(f"2012-0{month}") for month in (1, 2, 3))
+    async with service_in_process(stack, "billing") as parts:
+        service = replace(parts, clock=clock)
+
+        async def looked(times: int) -> list[bool]:
+            return sorted(await asyncio.gather(*(order_platform_run(service) for _ in range(times))))
+
+        assert await looked(1) == [True]
+        assert (await runs(stack, january), await runs(stack, february)) == (["system"], [])
+        clock.advance(timedelta(minutes=1))
+        assert await looked(5) == [False] * 4 + [True]
+        assert await runs(stack, february) == ["system"]
+        # Where somebody was faster, there is nothing to do.
+        await billed(platform, "2012-03")
+        clock.set(datetime(2012, 4, 30, tzinfo=UTC))
+        assert await looked(2) == [False] * 2
+        assert await runs(stack, march) == ["platform"]
+
+
+async def test_nothing_is_ordered_before_the_platform_has_a_workspace(stack: Stack) -> None:
+    long_ago = FixedClock(datetime(2011, 3, 5, tzinfo=UTC))
+    change = "update workspace set removed_at = $2 where tenant_id = $1"
+    async with service_in_process(stack, "billing") as parts, past_security(stack, "billing") as database:
+        await database.execute(change, PLATFORM_TENANT, datetime.now(UTC))
+        try:
+            assert not await order_platform_run(replace(parts, clock=long_ago))
+        finally:
+            await database.execute(change, PLATFORM_TENANT, None)
+    assert await runs(stack, Period.parse("2011-02")) == []
 
 
 async def test_prices_of_a_metered_plan_are_the_platforms_to_change(platform: Api, tenant: Tenant) -> None:

@@ -14,11 +14,8 @@ from chassis.http.pagination import Cursor, Limit, Page
 from chassis.http.preconditions import etag
 from chassis.http.problem import Conflict
 from chassis.http.responses import json
-from chassis.ids import new_id
 from chassis.persistence.database import Transaction
-from chassis.security.actors import current
 from chassis.security.principals import Principal
-from chassis.telemetry import traces
 from dotmac_contracts.money import Money as MoneyData
 from services.billing.api.models import (
     InvoiceSummary,
@@ -30,6 +27,7 @@ from services.billing.api.models import (
     RunView,
 )
 from services.billing.domain.period import Period
+from services.billing.use_cases.order_run import order_run
 from services.billing.use_cases.take_payment import take_payment
 
 router = APIRouter(prefix="/api/v1", tags=["Invoices and payments"])
@@ -40,25 +38,15 @@ Month = Annotated[str | None, Query(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$", exa
 
 @router.post("/billing-runs", status_code=202, response_model=RunView)
 async def start_run(request: Request, service: CurrentService, who: Writer, body: RunOrder) -> Response:
-    """Bill a month. A month that was billed is billed for what is new in it only."""
+    """Bill a month. A month that was billed is billed for what is new in it only.
+
+    The platform bills its tenants for months that are over, by UTC: any other is refused as `period-not-over`. A run
+    for the last month is ordered on its own once that is over, unless one was ordered before.
+    """
     period = Period.parse(body.period)
 
     async def start(tx: Transaction) -> Response:
-        currency = await tx.fetchval("select currency from workspace where removed_at is null")
-        if currency is None:
-            raise Conflict("not-deployed", "The tenant has no workspace: deploy it first.")
-        row = await tx.fetchrow(
-            "insert into billing_run (tenant_id, run_id, period_start, period_end, status, currency, traceparent,"
-            " actor) values ($1, $2, $3, $4, 'queued', $5, $6, $7) returning *",
-            who.tenant_id,
-            new_id(),
-            period.start,
-            period.end,
-            currency,
-            traces.here(),
-            current().stored(),
-        )
-        view = RunView.of(row)
+        view = RunView.of(await order_run(tx, service, who.tenant_id, period))
         return json(view, 202, {"Location": f"/api/v1/billing-runs/{view.id}"})
 
     response = await idempotent(request, service, who, start)

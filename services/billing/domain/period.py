@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 from chassis.money import Money
 
@@ -21,6 +21,16 @@ class Period:
             raise ValueError(f"{text!r} is not a month such as 2026-10")
         year, month = int(text[:4]), int(text[5:])
         return cls(date(year, month, 1), date(year + month // 12, month % 12 + 1, 1))
+
+    @classmethod
+    def before(cls, day: date) -> "Period":
+        """Return the month before that of a day: the last that is over then."""
+        end = day.replace(day=1)
+        return cls((end - timedelta(days=1)).replace(day=1), end)
+
+    def is_over(self, today: date) -> bool:
+        """Whether it is, on a day."""
+        return self.end <= today
 
     @property
     def days(self) -> int:

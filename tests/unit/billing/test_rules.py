@@ -22,6 +22,17 @@ def test_a_month_ends_where_the_next_begins(period: Period) -> None:
     assert Period.parse(f"{period.end:%Y-%m}").start == period.end if period.end.year < 2100 else True
 
 
+@given(months, st.integers(0, 30))
+def test_the_month_before_is_the_last_that_is_over(period: Period, day: int) -> None:
+    today = period.start + timedelta(days=min(day, period.days - 1))
+    last = Period.before(today)
+    assert (last.start.day, last.end) == (1, period.start)
+    assert last.is_over(today)
+    assert not period.is_over(today)
+    assert last == Period.before(period.start)
+    assert period.is_over(period.end)
+
+
 @given(prices, months, st.integers(-40, 40), st.none() | st.integers(-40, 80))
 def test_a_charge_is_never_more_than_the_price_and_the_price_for_a_whole_month(
     price: Money, period: Period, start: int, end: int | None
