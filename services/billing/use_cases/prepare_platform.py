@@ -15,6 +15,7 @@ async def prepare(service: Service) -> None:
         return
     async with service.db.for_tenant(PLATFORM_TENANT) as tx:
         await prepare_platform(tx, service)
+    service.wake("platform-billing")  # who may have looked before there was a workspace to bill from
 
 
 async def prepare_platform(tx: Transaction, service: Service) -> None:
