@@ -5,7 +5,9 @@ Every process that listens is configured here, so that one reached directly refu
 
 import asyncio
 import contextlib
+import os
 import resource
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -190,14 +192,40 @@ class DrainingServer(uvicorn.Server):
 
     async def drain(self, longest_seconds: float) -> None:
         """Take no new connection, and close those that are open, each with its next answer: until none is left."""
-        for listener in self.servers:
-            listener.close()
         # The client learns it with the answer, so that it does not send its next request into a connection that closes.
         self.server_state.default_headers.append((b"connection", b"close"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest_seconds):
+                await asyncio.gather(*(self._take(each) for each in self._taken_last()), return_exceptions=True)
                 while self.server_state.connections:
                     await asyncio.sleep(0.02)
+
+    def _taken_last(self) -> list[socket.socket]:
+        """Close what listens, and return the connections that nobody has taken in: they would be reset with it.
+
+        The system lets clients in before we know; on a busy machine their requests are there as well by then.
+        """
+        found = []
+        for listener in self.servers:
+            kept = [socket.socket(fileno=os.dup(each.fileno())) for each in listener.sockets]
+            listener.close()
+            for listening in kept:
+                with listening, contextlib.suppress(BlockingIOError):
+                    listening.setblocking(False)
+                    while True:
+                        found.append(listening.accept()[0])
+        return found
+
+    async def _take(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+
+        def protocol() -> asyncio.Protocol:
+            return self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        tls = self.config.ssl
+        await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=tls)
 
 
 def _head_too_large() -> Problem:
