@@ -30,6 +30,7 @@ _REPAIRS = [Remedy.REPAIR.value, Remedy.REPAIR_ADMINISTRATOR.value]
 _LONGEST_WAIT = 64
 """Looks after which a remedy that did not help is tried again, at most; before, twice as many each time."""
 
+_FINAL = [list(final_steps(operation)) for operation in ("move", "deprovision")]
 _RECORDS = """
 select l.tenant_id, l.deployment_id, l.operation, l.status, l.steps @> '[{"status": "stuck"}]' as stuck, a.brought,
     a.under_way, a.leaving
@@ -120,8 +121,7 @@ class Reconciler:
         # The records first: what they say has long been told when the world is looked at.
         async with self._service.consumer_db.for_tenants(tenants) as tx:
             # Nor is what has ended since: the tenants and their administrators were read before.
-            final = [list(final_steps(operation)) for operation in ("move", "deprovision")]
-            rows = await tx.fetch(_RECORDS, tenants, list(NEUTRAL), began, *final)
+            rows = await tx.fetch(_RECORDS, tenants, list(NEUTRAL), began, *_FINAL)
             known = {row["tenant_id"]: row for row in rows}
             idle = [item for item in page if not (row := known.get(UUID(item["id"]))) or not row["under_way"]]
             placed = await tx.fetch(_PLACED, [UUID(tenant["id"]) for tenant in idle])

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
+from chassis.http.authority import not_more_than_own
 from chassis.http.problem import Problem, Unprocessable
 from chassis.ids import PLATFORM_TENANT
 from chassis.persistence.database import Transaction
@@ -42,13 +43,6 @@ def _roles(tenant_id: UUID, rows: Iterable[Any]) -> Roles:
 async def scopes_in(tx: Transaction, tenant_id: UUID, roles: Iterable[str]) -> frozenset[str]:
     """Return what a user of a tenant may do who has these roles."""
     return scopes_of(roles, await roles_in(tx, tenant_id))
-
-
-def not_more_than_own(who: Principal, scopes: frozenset[str]) -> None:
-    """Problem 403 if these scopes are more than the caller's: nobody gives, or has power over, more than he has."""
-    beyond = sorted(scopes - who.scopes)
-    if beyond:
-        raise Problem(403, "more-than-own-scopes", f"You have not the scope {' '.join(beyond)} yourself.")
 
 
 def not_by_a_key(who: Principal) -> None:

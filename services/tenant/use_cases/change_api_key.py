@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from chassis.http.authority import not_more_than_own
 from chassis.http.problem import Conflict, NotFound, Problem
 from chassis.ids import new_id
 from chassis.messaging.outbox import Outgoing, publish
@@ -15,7 +16,7 @@ from chassis.service import Service
 from dotmac_contracts.tenant import ApiKeyCreated, ApiKeyRevoked
 from services.tenant.digests import digest, new_token
 from services.tenant.tables import lock_user
-from services.tenant.use_cases.authorize import not_by_a_key, not_more_than_own, scopes_in
+from services.tenant.use_cases.authorize import not_by_a_key, scopes_in
 from services.tenant.use_cases.end_sessions import tell_of_ended
 
 MOST_KEYS = 50

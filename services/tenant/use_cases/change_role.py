@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 from starlette.requests import Request
 
+from chassis.http.authority import not_more_than_own
 from chassis.http.preconditions import require_match
 from chassis.http.problem import Conflict, NotFound, Unprocessable
 from chassis.ids import new_id
@@ -16,7 +17,7 @@ from chassis.security.principals import Principal
 from chassis.service import Service
 from dotmac_contracts.envelope import Event
 from dotmac_contracts.tenant import RoleCreated, RoleDeleted, RoleUpdated
-from services.tenant.use_cases.authorize import administrator_role, built_in_roles, not_more_than_own
+from services.tenant.use_cases.authorize import administrator_role, built_in_roles
 from services.tenant.use_cases.revoke_tokens import revoke_access
 
 MOST_ROLES = 100

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from starlette.requests import Request
 
+from chassis.http.authority import not_more_than_own
 from chassis.http.preconditions import require_match
 from chassis.http.problem import Conflict, NotFound
 from chassis.ids import new_id
@@ -23,7 +24,7 @@ from dotmac_contracts.tenant import (
     ServiceAccountUpdated,
 )
 from services.tenant.digests import digest, new_token
-from services.tenant.use_cases.authorize import not_by_a_key, not_more_than_own
+from services.tenant.use_cases.authorize import not_by_a_key
 from services.tenant.use_cases.end_sessions import tell_of_ended
 from services.tenant.use_cases.revoke_tokens import revoke_access
 

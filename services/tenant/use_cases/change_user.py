@@ -6,6 +6,7 @@ from uuid import UUID
 
 from starlette.requests import Request
 
+from chassis.http.authority import not_more_than_own
 from chassis.http.preconditions import require_match
 from chassis.http.problem import Conflict, NotFound
 from chassis.messaging.outbox import Outgoing, publish
@@ -14,7 +15,7 @@ from chassis.security.principals import Principal
 from chassis.service import Service
 from dotmac_contracts.tenant import UserDeleted, UserUpdated
 from services.tenant.tables import USER_COLUMNS
-from services.tenant.use_cases.authorize import administrator_role, may_give, not_more_than_own, scopes_in
+from services.tenant.use_cases.authorize import administrator_role, may_give, scopes_in
 from services.tenant.use_cases.change_api_key import revoke_keys_of
 from services.tenant.use_cases.revoke_tokens import end_all, revoke_access
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from chassis.http.authority import not_more_than_own
 from chassis.http.problem import Conflict, NotFound, Problem
 from chassis.ids import PLATFORM_TENANT, new_id
 from chassis.messaging.outbox import Outgoing, publish
@@ -19,7 +20,7 @@ from dotmac_contracts.tenant import InvitationAccepted, UserInvited
 from services.tenant.digests import digest, new_token
 from services.tenant.passwords import hash_password
 from services.tenant.tables import lock_tenant, lock_user, next_version
-from services.tenant.use_cases.authorize import may_give, not_more_than_own, scopes_in
+from services.tenant.use_cases.authorize import may_give, scopes_in
 from services.tenant.use_cases.count_users import user_added
 
 _LIFETIME = timedelta(days=7)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from chassis.http.authority import not_more_than_own
 from chassis.http.problem import Conflict, NotFound, Problem
 from chassis.ids import PLATFORM_TENANT
 from chassis.messaging.outbox import Outgoing, publish
@@ -20,7 +21,7 @@ from dotmac_contracts.tenant import PasswordResetCreated, PasswordResetRequested
 from services.tenant.digests import digest, new_token
 from services.tenant.passwords import hash_password
 from services.tenant.tables import find_user, lock_user
-from services.tenant.use_cases.authorize import not_more_than_own, scopes_in
+from services.tenant.use_cases.authorize import scopes_in
 from services.tenant.use_cases.change_password import set_password
 from services.tenant.use_cases.limit_attempts import forget_attempts
 from services.tenant.use_cases.revoke_tokens import end_all

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from chassis.http.authority import not_more_than_own
 from chassis.http.problem import Conflict, NotFound, Problem
 from chassis.ids import PLATFORM_TENANT
 from chassis.messaging.outbox import Outgoing, publish
@@ -17,7 +18,7 @@ from dotmac_contracts.tenant import RecoveryCodesRenewed, RecoveryCodeUsed, Seco
 from services.tenant.digests import digest
 from services.tenant.domain.totp import SECRET_BYTES, accepted_step
 from services.tenant.tables import lock_user, next_version
-from services.tenant.use_cases.authorize import not_more_than_own, scopes_in
+from services.tenant.use_cases.authorize import scopes_in
 from services.tenant.use_cases.prove_password import not_a_user
 
 RECOVERY_CODES = 10
