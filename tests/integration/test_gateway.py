@@ -880,11 +880,11 @@ async def test_overload_is_shed_and_passes() -> None:
 
 
 async def test_a_service_that_fails_again_and_again_is_left_alone_then_probed() -> None:
-    well = False
+    well, others_came = False, asyncio.Event()
 
     async def answer(_service: Service, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if well:
-            await asyncio.sleep(1)  # long enough for the others to come while it is probed
+            await others_came.wait()
             writer.write(ok())
         else:
             writer.close()
@@ -902,8 +902,14 @@ async def test_a_service_that_fails_again_and_again_is_left_alone_then_probed() 
                 await problem(response, 503, "unavailable")
                 assert int(response.headers["Retry-After"]) >= 1
         assert len(upstream.asked) == 3
-        async with client.get("/metrics") as response:
-            assert 'dotmac_gateway_circuit_open{service="customer"}' in await response.text()
+
+        async def shown() -> bool:
+            async with client.get("/metrics") as response:
+                return 'dotmac_gateway_circuit_open{service="customer"}' in await response.text()
+
+        async with asyncio.timeout(10):
+            while not await shown():  # it is counted several times a second
+                await asyncio.sleep(0.05)
 
         async def status() -> int:
             async with client.get(PATH) as response:
@@ -918,8 +924,18 @@ async def test_a_service_that_fails_again_and_again_is_left_alone_then_probed() 
         assert await status() == 503
         assert len(upstream.asked) == 4
         well = True
+
+        async def of_eight() -> list[int]:
+            """Return what eight are answered that come while one of them, if any, is the probe."""
+            others_came.clear()
+            tasks = [asyncio.create_task(status()) for _ in range(8)]
+            while sum(task.done() for task in tasks) < 7:
+                await asyncio.sleep(0.01)
+            others_came.set()
+            return await asyncio.gather(*tasks)
+
         async with asyncio.timeout(10):
-            while (together := await asyncio.gather(*(status() for _ in range(8)))) == [503] * 8:
+            while (together := await of_eight()) == [503] * 8:
                 await asyncio.sleep(0.05)
         assert sorted(together) == [200] + [503] * 7  # half open: one probe only
         assert await asyncio.gather(*(status() for _ in range(8))) == [200] * 8
